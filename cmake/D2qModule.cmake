@@ -1,0 +1,75 @@
+# d2q_module(<folder> DEPENDS <folders>): the OBJECT library of src/<folder>, with every
+# .cpp below it except tests; ISA subfolders get their flags here and nowhere else.
+
+add_library(d2q_options INTERFACE)
+target_include_directories(d2q_options INTERFACE
+  "${CMAKE_CURRENT_SOURCE_DIR}/src" "${CMAKE_CURRENT_SOURCE_DIR}/include")
+target_compile_options(d2q_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
+  $<$<BOOL:${D2Q_WERROR}>:-Werror>)
+
+set(D2Q_AVX2_FLAGS -mavx2 -mfma -mf16c)
+set(D2Q_AVX512_FLAGS -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c)
+set(D2Q_AVX512BF16_FLAGS ${D2Q_AVX512_FLAGS} -mavx512bf16)
+
+# Third-party libraries a folder uses itself.
+set(D2Q_LIBS_base fmt::fmt Threads::Threads PkgConfig::XXHASH)
+set(D2Q_LIBS_format nlohmann_json::nlohmann_json)
+set(D2Q_LIBS_kernels PkgConfig::OPENBLAS DNNL::dnnl)
+set(D2Q_LIBS_linalg PkgConfig::OPENBLAS ${LAPACKE_LIBRARY})
+set(D2Q_LIBS_text PkgConfig::PCRE2 PkgConfig::UTF8PROC nlohmann_json::nlohmann_json)
+set(D2Q_LIBS_model nlohmann_json::nlohmann_json)
+set(D2Q_LIBS_quant nlohmann_json::nlohmann_json)
+set(D2Q_LIBS_eval nlohmann_json::nlohmann_json)
+set(D2Q_LIBS_report nlohmann_json::nlohmann_json)
+
+set(D2Q_MODULES "" CACHE INTERNAL "")
+function(d2q_module name)
+  cmake_parse_arguments(ARG "" "" "DEPENDS" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/src/${name}/*.cpp")
+  list(FILTER sources EXCLUDE REGEX "_test\\.cpp$")
+  if(NOT sources)
+    # A folder without sources yet still has a row in the table of arrows.
+    file(WRITE "${CMAKE_BINARY_DIR}/empty_${name}.cpp" "namespace d2q {}\n")
+    set(sources "${CMAKE_BINARY_DIR}/empty_${name}.cpp")
+  endif()
+  add_library(d2q_${name} OBJECT ${sources})
+  target_link_libraries(d2q_${name} PUBLIC d2q_options ${D2Q_LIBS_${name}})
+  foreach(dependency ${ARG_DEPENDS})
+    target_link_libraries(d2q_${name} PUBLIC ${D2Q_LIBS_${dependency}})
+  endforeach()
+  foreach(source ${sources})
+    if(source MATCHES "/avx2/")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${D2Q_AVX2_FLAGS}")
+    elseif(source MATCHES "/avx512bf16/")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${D2Q_AVX512BF16_FLAGS}")
+    elseif(source MATCHES "/avx512/")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${D2Q_AVX512_FLAGS}")
+    endif()
+  endforeach()
+  set(D2Q_DEPENDS_${name} "${ARG_DEPENDS}" CACHE INTERNAL "")
+  set(D2Q_MODULES "${D2Q_MODULES};${name}" CACHE INTERNAL "")
+endfunction()
+
+# Links the folder's objects and those of everything below it.
+function(d2q_link_module target name)
+  foreach(module ${name} ${D2Q_DEPENDS_${name}})
+    target_link_libraries(${target} PRIVATE d2q_${module})
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:d2q_${module}>)
+  endforeach()
+endfunction()
+
+# One test program a folder: d2q_<folder>_test, from every src/<folder>/**/*_test.cpp.
+function(d2q_register_module_tests)
+  foreach(module ${D2Q_MODULES})
+    file(GLOB_RECURSE tests CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/src/${module}/*_test.cpp")
+    if(tests)
+      add_executable(d2q_${module}_test ${tests})
+      d2q_link_module(d2q_${module}_test ${module})
+      target_link_libraries(d2q_${module}_test PRIVATE GTest::gtest_main GTest::gmock)
+      target_compile_definitions(d2q_${module}_test PRIVATE
+        D2Q_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/data" D2Q_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+      gtest_discover_tests(d2q_${module}_test TEST_PREFIX "${module}." DISCOVERY_MODE PRE_TEST
+        PROPERTIES LABELS unit TIMEOUT 300)
+    endif()
+  endforeach()
+endfunction()

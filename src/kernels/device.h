@@ -1,0 +1,116 @@
+// The coarse operations that the forward and the quantization loop are written over, once for every
+// device. Shapes: T = tokens, rows of x; a weight is [out, in]; all matrices are row-major.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/thread_pool.h"
+#include "codec/packed_matrix.h"
+#include "kernels/solver_ops.h"
+#include "kernels/tensor.h"
+
+namespace d2q {
+
+enum class NormKind { kRms, kLayer };
+enum class Activation { kSilu, kGelu, kGeluTanh, kRelu };
+
+/// y = gain ⊙ normalise(x) + shift (METHOD.md §6). gain, shift: [1, n] f32; shift may be empty.
+struct NormParams {
+  NormKind kind = NormKind::kRms;
+  Tensor gain;
+  Tensor shift;
+  float epsilon = 1e-5f;
+};
+
+/// Causal attention over sequences packed one after another in the rows of q.
+struct AttentionShape {
+  int64_t n_heads = 0;
+  int64_t n_kv_heads = 0;  // divides n_heads
+  int64_t head_dim = 0;
+  float scale = 0.0f;
+  int64_t sequence_length = 0;  // queries a sequence; q has n_sequences * sequence_length rows
+  int64_t past_length = 0;      // keys of each sequence that precede its first query (kv cache)
+  int64_t window = 0;           // sliding window in tokens; 0 = unlimited
+};
+
+/// One device. Methods are called from one thread; they use all cores or the whole GPU themselves.
+/// Results do not depend on the number of threads. Shape or dtype mistakes are InternalError.
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual std::string name() const = 0;
+  /// True when bf16 products run faster than f32 ones here.
+  virtual bool has_fast_bf16() const = 0;
+
+  // --- memory ---------------------------------------------------------------------------------
+  /// Uninitialised. Throws std::bad_alloc.
+  virtual Tensor allocate(int64_t rows, int64_t cols, DType dtype) = 0;
+  virtual void upload(const void* host, const Tensor& destination) = 0;
+  virtual void download(const Tensor& source, void* host) = 0;
+  /// Element-wise dtype change between f32, bf16, f16 and f64 (nearest even); same shape.
+  virtual void convert(const Tensor& source, const Tensor& destination) = 0;
+  virtual void fill_zero(const Tensor& tensor) = 0;
+
+  // --- forward --------------------------------------------------------------------------------
+  /// y[T, out] f32 = x[T, in] wᵀ + bias. w f32: f32 products (x f32). w bf16: bf16 products with
+  /// f32 sums (x f32 is rounded, x bf16 taken as it is). bias [1, out] f32 or empty.
+  virtual void linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y) = 0;
+  /// The same with packed codes, never expanding the whole matrix. `products` chooses the precision
+  /// of the expanded panels for large T (kF32 or kBF16); small T runs on the codes themselves.
+  virtual void packed_linear(const Tensor& x, const PackedView& w, const Tensor& bias,
+                             const Tensor& y, DType products) = 0;
+  /// y[i, :] = table[ids[i], :]; table f32, f16 or bf16; y f32.
+  virtual void embed(std::span<const int32_t> ids, const Tensor& table, const Tensor& y) = 0;
+  /// y = norm(x); x f32 [T, n], y f32 or bf16; in place when y is x.
+  virtual void norm(const Tensor& x, const NormParams& params, const Tensor& y) = 0;
+  /// Rotates halves (HF convention) of each head in place. x [T, n_heads*head_dim] f32; row t uses row
+  /// positions[t] of cos, sin: [n_positions, rotary_dim/2] f32, rotary_dim <= head_dim.
+  virtual void rope(const Tensor& x, int64_t n_heads, std::span<const int32_t> positions,
+                    const Tensor& cos, const Tensor& sin) = 0;
+  /// y[T, n_heads*head_dim] = softmax(scale q kᵀ + causal mask) v, tile by tile: no T x T matrix.
+  /// q, y f32 (y may be bf16); k, v [n_sequences*(past_length+sequence_length), n_kv_heads*head_dim]
+  /// f32 or bf16 or f16. `products` kF32: f32 products; kBF16: q, k, v and the probabilities
+  /// rounded to bf16, f32 sums.
+  virtual void attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                         const AttentionShape& shape, const Tensor& y, DType products) = 0;
+  /// y = act(gate) ⊙ up; gate, up f32 [T, f]; y f32 or bf16.
+  virtual void gated_activation(Activation act, const Tensor& gate, const Tensor& up,
+                                const Tensor& y) = 0;
+  /// y = act(x); y f32 or bf16.
+  virtual void activation(Activation act, const Tensor& x, const Tensor& y) = 0;
+  /// x += y, f32 (y may be bf16).
+  virtual void add(const Tensor& x, const Tensor& y) = 0;
+  /// losses[t] = -log softmax(logits[t, :])[targets[t]], in f64; logits [T, vocabulary] f32.
+  virtual void cross_entropy(const Tensor& logits, std::span<const int32_t> targets,
+                             std::span<double> losses) = 0;
+
+  // --- statistics -----------------------------------------------------------------------------
+  /// sum[n, n] f32 += scale * xᵀ x; x [T, n] f32 or bf16 (products exact, f32 sums). Only tiles on
+  /// or below the diagonal are touched; mirror_lower() completes the matrix.
+  virtual void accumulate_gram(const Tensor& x, float scale, const Tensor& sum) = 0;
+  /// sum[n, n] f32 += scale * aᵀ b; a, b [T, n] of one dtype, f32 or bf16.
+  virtual void accumulate_cross(const Tensor& a, const Tensor& b, float scale,
+                                const Tensor& sum) = 0;
+  /// Copies the lower triangle of a square f32 matrix over its upper one.
+  virtual void mirror_lower(const Tensor& matrix) = 0;
+  /// moments[0, j] += Σ_t (a-b)[t, j], moments[1, j] += Σ_t (a-b)²; a, b [T, n] f32 or bf16;
+  /// moments [2, n] f64.
+  virtual void accumulate_difference(const Tensor& a, const Tensor& b, const Tensor& moments) = 0;
+  /// Index of the first row with a NaN or Inf, or -1. f32 or bf16.
+  virtual int64_t first_non_finite_row(const Tensor& x) = 0;
+
+  // --- solver (METHOD.md §4, §5) --------------------------------------------------------------
+  virtual SolverOps& solver() = 0;
+};
+
+/// The CPU device. `isa`: "auto", "scalar", "avx2", "avx512"; an ISA that this machine lacks throws
+/// Error{kUnsupported}. The pool outlives the device.
+std::unique_ptr<Device> make_cpu_device(ThreadPool& pool, const std::string& isa = "auto");
+
+/// The CUDA device, or Error{kUnsupported} saying what is missing.
+std::unique_ptr<Device> make_cuda_device();
+
+}  // namespace d2q

@@ -1,0 +1,53 @@
+// The solver's coarse operations on one linear layer: METHOD.md §4 (column walk) and §5 (grids).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/tensor.h"
+
+namespace d2q {
+
+/// Columns [begin, begin + size) that share quantizer parameters; `index` is the group's place in
+/// the stored (unpermuted) order.
+struct ColumnGroup {
+  int64_t begin = 0;
+  int64_t size = 0;
+  int64_t index = 0;
+};
+
+enum class GridKind { kUniform, kSignPlanes };
+
+/// What a group's weights may become. Uniform: ŵ = scale·(q − zero), METHOD.md §5.1. Sign planes:
+/// ŵ = c[j]·Σ ±r_k, §5.2. `bits` levels are 2^bits in both.
+struct Grid {
+  GridKind kind = GridKind::kUniform;
+  int bits = 2;
+  bool clip_search = true;     // uniform only
+  bool column_scale = false;   // sign planes only: fit c, else c = 1
+  int fit_iterations = 15;     // sign planes only
+  /// Numbers kept per row and group: {scale, zero} or {r0, r1[, r2]}.
+  int n_params() const { return kind == GridKind::kUniform ? 2 : bits; }
+};
+
+/// In and out of SolverOps::column_walk. All tensors f32 unless said; columns are permuted.
+struct ColumnWalk {
+  Tensor weight;          // [out, in]; in: weights; out: quantized weights ŵ (c included)
+  Tensor inverse_factor;  // [in, in] upper U with Hess⁻¹ = Uᵀ U; empty = plain rounding (RTN)
+  Tensor asymmetry;       // [in, in] strictly upper P of §4; empty = GPTQ
+  Grid grid;
+  std::span<const ColumnGroup> groups;  // in walking order, covering all columns
+  Tensor codes;           // out: [out, in] u8; uniform: q; sign planes: bit k set = +r_k
+  Tensor params;          // out: [out, n_groups * n_params], group g's at ColumnGroup::index
+  Tensor column_scale;    // out: [1, in], c (1 where none is fitted); geometric mean 1 in each group
+};
+
+class SolverOps {
+ public:
+  virtual ~SolverOps() = default;
+  /// Walks the columns once. O(out·in²) flops. Rows in parallel; same result on any thread count.
+  virtual void column_walk(const ColumnWalk& walk) = 0;
+};
+
+}  // namespace d2q

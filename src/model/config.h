@@ -1,0 +1,46 @@
+// What a model is made of, read from an HF config.json or from GGUF metadata.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/device.h"
+
+namespace d2q {
+
+/// RoPE frequencies: HF's rope_scaling kinds.
+struct RopeScaling {
+  enum class Kind { kNone, kLinear, kDynamic, kLlama3, kYarn };
+  Kind kind = Kind::kNone;
+  double factor = 1.0;
+  double low_frequency_factor = 1.0;   // llama3
+  double high_frequency_factor = 4.0;  // llama3
+  int64_t original_max_positions = 0;  // llama3, yarn, dynamic
+  double beta_fast = 32.0;             // yarn
+  double beta_slow = 1.0;              // yarn
+  double attention_factor = 0.0;       // yarn; 0 = 0.1 ln(factor) + 1
+};
+
+struct ModelConfig {
+  std::string family;  // a row of the family table: "llama", ...
+  int64_t hidden_size = 0;
+  int64_t intermediate_size = 0;
+  int64_t n_layers = 0;
+  int64_t n_heads = 0;
+  int64_t n_kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t vocab_size = 0;
+  int64_t max_positions = 0;
+  float norm_epsilon = 1e-5f;
+  double rope_theta = 10000.0;
+  RopeScaling rope_scaling;
+  Activation activation = Activation::kSilu;
+  bool tied_embeddings = false;
+  int64_t sliding_window = 0;  // 0 = none
+  std::optional<int32_t> bos_token;
+  std::vector<int32_t> eos_tokens;
+};
+
+}  // namespace d2q

@@ -1,0 +1,55 @@
+// A whole decoder ready to run: blocks (dense or packed), embedding, final norm, head, kv cache.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "model/block.h"
+
+namespace d2q {
+
+/// Keys and values of one sequence, every layer, f16: 2·n_layers·n_kv_heads·head_dim·2 bytes a token.
+class KvCache {
+ public:
+  KvCache(Device& device, const ModelConfig& config, int64_t capacity);
+  int64_t length() const noexcept { return length_; }
+  int64_t capacity() const noexcept { return capacity_; }
+  /// Forgets all tokens from `length` on (prefix reuse).
+  void truncate(int64_t length);
+
+ private:
+  friend class Transformer;
+  int64_t capacity_ = 0;
+  int64_t length_ = 0;
+  std::vector<Tensor> keys_;    // a layer: [capacity, n_kv_heads*head_dim] f16
+  std::vector<Tensor> values_;
+};
+
+class Transformer {
+ public:
+  /// `products` kF32: logits equal an f32 reference to 1e-4; kBF16: dense weights are held in bf16
+  /// and products run in bf16 with f32 sums (about twice as fast where the machine has them).
+  Transformer(Device& device, std::shared_ptr<const WeightSource> source, DType products);
+  ~Transformer();
+
+  const ModelConfig& config() const noexcept;
+
+  /// Logits of every position of n equal-length sequences packed one after another:
+  /// [ids.size(), vocab_size] f32. No cache.
+  Tensor forward(std::span<const int32_t> ids, int64_t sequence_length);
+  /// The same without the head: the final norm's output, [T, hidden].
+  Tensor forward_hidden(std::span<const int32_t> ids, int64_t sequence_length);
+  /// y = head(hidden): [T, vocab_size]. Call in slices to bound memory.
+  void head(const Tensor& hidden, const Tensor& logits);
+  /// Appends `ids` to the cache and returns the logits of the last token, [1, vocab_size].
+  Tensor decode(std::span<const int32_t> ids, KvCache& cache);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace d2q

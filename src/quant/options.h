@@ -1,0 +1,50 @@
+// Everything that a quantization run can be told.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "kernels/tensor.h"
+
+namespace d2q {
+
+enum class QuantMethod { kD2Quant, kGptaq, kGptq, kRtn };
+enum class RotationKind { kBlock, kFull, kNone };
+
+/// `--layer REGEX=bits=4,group=64`: other settings for the linears whose HF name matches.
+struct LayerOverride {
+  std::string pattern;
+  int bits = 0;           // 0 = as the rest
+  int64_t group_size = 0;  // 0 = as the rest
+};
+
+struct QuantizeOptions {
+  int bits = 2;               // 2, 3, 4 or 8
+  int64_t group_size = 128;
+  QuantMethod method = QuantMethod::kD2Quant;
+  RotationKind rotation = RotationKind::kBlock;
+  bool dual_scale = true;     // DSQ on down_proj (method d2quant, 2 and 3 bits)
+  bool deviation_correction = true;  // DAC (method d2quant)
+  double alpha = 0.25;        // weight of the asymmetric term (METHOD.md §4)
+  double damping = 0.01;      // share of mean(diag Hess) added to the diagonal
+  std::string calibration;    // a text or jsonl file, or "self"
+  int64_t samples = 128;
+  int64_t sequence_length = 2048;
+  uint64_t seed = 0;
+  DType products = DType::kF32;  // kBF16: streams' products in bf16 with f32 sums
+  std::vector<LayerOverride> layers;
+  std::vector<std::string> keep;  // regexes of linears left in f16
+  bool resume = false;
+  bool overwrite = false;
+  std::string tool_version;
+};
+
+/// The preset's options: "paper" is METHOD.md §1-§6. Throws Error{kInvalidArgument} for an unknown name.
+QuantizeOptions preset_options(const std::string& preset);
+
+/// Throws Error{kInvalidArgument} in one sentence when the options contradict each other or a limit.
+void validate(const QuantizeOptions& options);
+
+}  // namespace d2q
