@@ -1,0 +1,35 @@
+// Fingerprints of inputs and outputs (XXH3, 128 bits): equal content on every machine and run.
+// Not cryptographic: they find accidents, not attackers.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace d2q {
+
+/// Incremental hash. Not thread-safe.
+class Hasher {
+ public:
+  Hasher();
+  ~Hasher();
+  void update(std::span<const std::byte> bytes);
+  void update(std::string_view text);
+  /// 32 hex digits of everything so far, most significant first.
+  std::string hex() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// 32 hex digits of the bytes.
+std::string hash_hex(std::span<const std::byte> bytes);
+std::string hash_hex(std::string_view text);
+/// 32 hex digits of a file's content. Throws as MmapFile does.
+std::string hash_file_hex(const std::filesystem::path& path);
+
+}  // namespace d2q
