@@ -14,7 +14,7 @@ set(D2Q_AVX512BF16_FLAGS ${D2Q_AVX512_FLAGS} -mavx512bf16)
 # Third-party libraries a folder uses itself.
 set(D2Q_LIBS_base fmt::fmt Threads::Threads PkgConfig::XXHASH)
 set(D2Q_LIBS_format nlohmann_json::nlohmann_json)
-set(D2Q_LIBS_kernels PkgConfig::OPENBLAS DNNL::dnnl)
+set(D2Q_LIBS_kernels PkgConfig::OPENBLAS DNNL::dnnl gomp)
 set(D2Q_LIBS_linalg PkgConfig::OPENBLAS ${LAPACKE_LIBRARY})
 set(D2Q_LIBS_text PkgConfig::PCRE2 PkgConfig::UTF8PROC nlohmann_json::nlohmann_json)
 set(D2Q_LIBS_model nlohmann_json::nlohmann_json)
