@@ -1,0 +1,51 @@
+#include "base/hash.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <new>
+
+#include "base/mmap_file.h"
+
+namespace d2q {
+namespace {
+
+std::string to_hex(XXH128_hash_t hash) {
+  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+}
+
+}  // namespace
+
+struct Hasher::State {
+  State() : xxh(XXH3_createState()) {
+    if (xxh == nullptr) throw std::bad_alloc();
+    XXH3_128bits_reset(xxh);
+  }
+  ~State() { XXH3_freeState(xxh); }
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+  XXH3_state_t* xxh;
+};
+
+Hasher::Hasher() : state_(std::make_unique<State>()) {}
+Hasher::~Hasher() = default;
+
+void Hasher::update(std::span<const std::byte> bytes) {
+  XXH3_128bits_update(state_->xxh, bytes.data(), bytes.size());
+}
+
+void Hasher::update(std::string_view text) { update(std::as_bytes(std::span(text))); }
+
+std::string Hasher::hex() const { return to_hex(XXH3_128bits_digest(state_->xxh)); }
+
+std::string hash_hex(std::span<const std::byte> bytes) {
+  return to_hex(XXH3_128bits(bytes.data(), bytes.size()));
+}
+
+std::string hash_hex(std::string_view text) { return hash_hex(std::as_bytes(std::span(text))); }
+
+std::string hash_file_hex(const std::filesystem::path& path) {
+  return hash_hex(MmapFile(path).bytes());
+}
+
+}  // namespace d2q
