@@ -42,7 +42,7 @@ enum class GgufType : uint32_t {
   kBF16 = 30,
 };
 
-/// "Q4_1", ...
+/// "Q4_1", ...; "" for a value that is not listed above.
 std::string_view to_string(GgufType type);
 /// Weights in a block and bytes of a block. Rows are a whole number of blocks.
 int64_t block_weights(GgufType type);
@@ -112,8 +112,11 @@ class GgufFile {
     uint64_t count = 1;
     std::span<const std::byte> bytes;  // the items as they lie in the file
   };
-  const Value* scalar(const std::string& key) const;
-  const Value* array(const std::string& key) const;
+  /// nullptr when absent; a scalar in place of an array, or the reverse, is Error{kCorrupt}.
+  const Value* value(const std::string& key, bool is_array) const;
+  /// Item `i`; false when it is no such number or does not fit.
+  static bool as_integer(const Value& value, uint64_t i, int64_t& out);
+  static bool as_number(const Value& value, uint64_t i, double& out);
   [[noreturn]] void wrong_type(const std::string& key, const char* expected) const;
 
   MmapFile file_;
