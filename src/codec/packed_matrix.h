@@ -1,9 +1,10 @@
 // Packed weights: what is on disk is what the kernels stream.
 //
 // A matrix [rows, cols] is cut into row tiles of 16 rows (the last one padded with zero rows) and
-// column groups of `group_size` columns (the last one may be shorter; each is padded to a multiple of
-// 32 columns with code 0). Codes are stored tile by tile: for row tile, for group, the group's atoms.
-// Scales are stored separately in the same order: for row tile, for group, for parameter k, 16 fp16.
+// column groups of `group_size` columns (the last one may be shorter; each is padded to a multiple
+// of 32 columns with code 0). Codes are stored tile by tile: for row tile, for group, the group's
+// atoms. Scales are stored separately in the same order: for row tile, for group, for parameter k,
+// 16 fp16.
 //
 // An atom is 64 bytes = 16 dwords; dword lane = row within the tile. Within a dword, byte b:
 //   2 bits: 16 columns; bits (2p, 2p+1) of byte b = code of column 4p + b
@@ -12,7 +13,12 @@
 //   4 bits: 8 columns; bits 4p..4p+3 of byte b = code of column 4p + b
 //   8 bits: 4 columns; byte b = code of column b
 // Uniform (METHOD.md §5.1): parameters {scale, zero}, ŵ = scale·(code − zero).
-// Sign planes (§5.2): parameters {r0, r1[, r2]}; code bit k set = +r_k, clear = −r_k. Bits 2 and 3 only.
+// Sign planes (§5.2): parameters {r0, r1[, r2]}; code bit k set = +r_k, clear = −r_k. Bits 2 and 3
+// only.
+//
+// Sizes: a row tile has S = (n_groups − 1)·ceil(group_size/32) + ceil(last group/32) steps of 32
+// columns. Codes take ceil(rows/16)·S·64·bits bytes, scales ceil(rows/16)·n_groups·n_params·16
+// fp16. Limits: rows, cols and group_size lie in [1, 2³¹ − 1].
 #pragma once
 
 #include <cstddef>
@@ -28,6 +34,7 @@ enum class PackedKind : uint8_t { kUniform, kSignPlanes };
 
 inline constexpr int64_t kTileRows = 16;
 inline constexpr int64_t kColumnPadding = 32;
+inline constexpr int64_t kMaxPackedDimension = 2147483647;
 
 /// Everything that fixes a packed matrix's size and meaning.
 struct PackedLayout {
@@ -43,7 +50,8 @@ struct PackedLayout {
   friend bool operator==(const PackedLayout&, const PackedLayout&) = default;
 };
 
-/// Throws Error{kInvalidArgument or kCorrupt} unless the layout is one that can be packed.
+/// Throws Error{kInvalidArgument} unless the layout is one that can be packed, Error{kCorrupt} when
+/// its size does not fit in 63 bits. `subject` names the matrix in the message.
 void validate(const PackedLayout& layout, const std::string& subject);
 
 /// Bytes of the codes and number of fp16 scales; overflow throws Error{kCorrupt}.
@@ -57,15 +65,17 @@ struct PackedView {
   std::span<const Half> scales;
 };
 
-/// codes: [rows, cols] row-major; params: [rows, n_groups * n_params] row-major. Outputs are sized
-/// by codes_bytes() and scales_count().
+/// codes: [rows, cols] row-major, each below 2^bits; params: [rows, n_groups * n_params] row-major.
+/// Outputs are sized by codes_bytes() and scales_count(). A parameter that is not finite in fp16
+/// throws Error{kNumeric} naming its row and group.
 void pack(const PackedLayout& layout, std::span<const uint8_t> codes, std::span<const float> params,
           std::span<uint8_t> packed_codes, std::span<Half> packed_scales);
 
 /// The inverse of pack().
 void unpack(const PackedView& packed, std::span<uint8_t> codes, std::span<float> params);
 
-/// The weights [rows, cols] that the packed matrix stands for.
+/// The weights [rows, cols] that the packed matrix stands for; the arithmetic is weight_of() of
+/// packed_geometry.h, f32 in a fixed order: the same bits as unpack() followed by it.
 void dequantize(const PackedView& packed, std::span<float> weights);
 
 }  // namespace d2q
