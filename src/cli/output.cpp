@@ -1,0 +1,62 @@
+#include "cli/output.h"
+
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/file_io.h"
+
+namespace d2q::cli {
+namespace {
+
+[[noreturn]] void stdout_failed() {
+  fail(ErrorCode::kIo, "stdout: {}; the result is incomplete", std::strerror(errno));
+}
+
+}  // namespace
+
+void print(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) stdout_failed();
+}
+
+void print_line(std::string_view text) {
+  print(text);
+  print("\n");
+}
+
+void print_json(const nlohmann::json& value) {
+  // Replacement, since paths and prompts may hold malformed UTF-8.
+  print_line(value.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+void finish_output() {
+  if (std::fflush(stdout) != 0) stdout_failed();
+}
+
+std::string read_text(const std::filesystem::path& path) {
+  constexpr uint64_t kMaxTextBytes = 64'000'000'000;
+  return read_file(path, kMaxTextBytes);
+}
+
+std::string format_bytes(double bytes) {
+  constexpr std::array kUnits = {"B", "kB", "MB", "GB", "TB"};
+  size_t unit = 0;
+  while (bytes >= 1000.0 && unit + 1 < kUnits.size()) {
+    bytes /= 1000.0;
+    ++unit;
+  }
+  return unit == 0 ? fmt::format("{:.0f} B", bytes) : fmt::format("{:.2f} {}", bytes, kUnits[unit]);
+}
+
+std::string format_duration(double seconds) {
+  const auto whole = static_cast<long long>(seconds + 0.5);
+  if (whole >= 3600) return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
+  return fmt::format("{}:{:02}", whole / 60, whole % 60);
+}
+
+}  // namespace d2q::cli

@@ -1,0 +1,29 @@
+// Results on stdout or in a file; a full disk is an error, never a silent loss.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include <nlohmann/json_fwd.hpp>
+
+namespace d2q::cli {
+
+/// Writes to stdout. Throws Error{kIo}.
+void print(std::string_view text);
+void print_line(std::string_view text);
+/// One JSON object, two-space indented, numbers unrounded (shortest form that reads back the same).
+void print_json(const nlohmann::json& value);
+
+/// Flushes stdout. Throws Error{kIo} when what was printed could not be written.
+void finish_output();
+
+/// A text file of at most 64 GB. Throws Error{kNotFound}, Error{kIo} or Error{kCorrupt} naming it.
+std::string read_text(const std::filesystem::path& path);
+
+/// "1.23 GB" in powers of 1000.
+std::string format_bytes(double bytes);
+/// "1:02:03" or "2:03".
+std::string format_duration(double seconds);
+
+}  // namespace d2q::cli

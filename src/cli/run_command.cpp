@@ -1,0 +1,119 @@
+// d2quant run: continue a prompt.
+#include <algorithm>
+#include <memory>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands.h"
+#include "cli/interrupt.h"
+#include "cli/output.h"
+#include "cli/progress_line.h"
+#include "cli/runtime.h"
+#include "cli/usage.h"
+#include "engine/generate.h"
+
+namespace d2q::cli {
+namespace {
+
+struct RunCommand {
+  std::string model;
+  std::string prompt;
+  std::string prompt_file;
+  std::string precision = "auto";
+  GenerateOptions options;
+  int64_t context = 0;
+  bool ignore_eos = false;
+  bool json = false;
+};
+
+nlohmann::json to_json(const RunCommand& command, const GenerateResult& result) {
+  return {{"prompt", command.prompt},
+          {"text", result.text},
+          {"tokens", result.tokens},
+          {"stop_reason", to_string(result.reason)},
+          {"prompt_tokens", result.prompt_tokens},
+          {"prompt_seconds", result.prompt_seconds},
+          {"generate_seconds", result.generate_seconds}};
+}
+
+void generate_text(RunCommand& command, const GlobalOptions& global) {
+  if (!command.prompt_file.empty()) command.prompt = read_text(command.prompt_file);
+  as_usage([&] { validate(command.options.sampling); });
+  Runtime runtime(global);
+  LoadedModel model(runtime.device(), command.model, command.precision);
+  const ModelConfig& config = model.source->config();
+  const auto prompt = model.tokenizer->encode(command.prompt, /*add_special=*/true);
+  int64_t context = static_cast<int64_t>(prompt.size()) + command.options.max_tokens;
+  if (command.context > 0) context = command.context;
+  if (config.max_positions > 0) context = std::min(context, config.max_positions);
+  if (!command.ignore_eos) command.options.stop_tokens = config.eos_tokens;
+  const auto sequence = make_sequence(runtime.device(), model.transformer, std::max<int64_t>(context, 1));
+  const GenerateResult result =
+      generate(*sequence, *model.tokenizer, prompt, command.options, [&](std::string_view piece) {
+        if (!command.json) {
+          print(piece);
+          finish_output();
+        }
+        return !interrupted();
+      });
+  if (command.json) {
+    print_json(to_json(command, result));
+  } else {
+    print("\n");
+  }
+  finish_output();
+  throw_if_interrupted();
+  if (auto report = make_progress_sink(global.progress); report && !result.tokens.empty()) {
+    const auto n = static_cast<int64_t>(result.tokens.size());
+    const double rate = result.generate_seconds > 0.0 ? static_cast<double>(n - 1) / result.generate_seconds : 0.0;
+    report({"run", n, n,
+            fmt::format("{} prompt tokens in {:.2f} s, then {:.1f} tokens/s, ended by {}",
+                        result.prompt_tokens, result.prompt_seconds, rate, to_string(result.reason))});
+  }
+}
+
+}  // namespace
+
+void add_run_command(CLI::App& app, Program& program) {
+  CLI::App& run = add_command(app, "run", "Continue a prompt",
+                              "  d2quant run model-2bit -p \"The capital of France is\" -n 32 --temp 0\n"
+                              "  d2quant run model.gguf -p \"Once upon a time\" --temp 0.8 --top-p 0.95 --seed 7");
+  auto command = std::make_shared<RunCommand>();
+  SamplingOptions& sampling = command->options.sampling;
+  run.add_option("MODEL", command->model, "Model folder or GGUF file")->required();
+  CLI::Option_group* source = run.add_option_group("prompt");
+  source->add_option("-p,--prompt", command->prompt, "Text to continue, without a chat template");
+  source->add_option("--prompt-file", command->prompt_file, "File with the text to continue");
+  source->require_option(1);
+  run.add_option("-n,--max-tokens", command->options.max_tokens, "Tokens to generate at most")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
+  run.add_option("--temp", sampling.temperature, "Temperature; 0 always takes the most likely token")
+      ->capture_default_str();
+  run.add_option("--top-k", sampling.top_k, "Keep the K most likely tokens; 0 is all")->capture_default_str();
+  run.add_option("--top-p", sampling.top_p, "Keep the fewest tokens whose probabilities reach P; 1 is all")
+      ->capture_default_str();
+  run.add_option("--min-p", sampling.min_p, "Keep tokens with at least P times the best one's probability")
+      ->capture_default_str();
+  run.add_option("--repeat-penalty", sampling.repetition_penalty,
+                 "Make tokens of the last --repeat-window less likely; 1 is off")
+      ->capture_default_str();
+  run.add_option("--repeat-window", sampling.repetition_window, "Tokens that count as repeated")
+      ->capture_default_str();
+  run.add_option("--seed", sampling.seed, "Seed of the sampling")->capture_default_str();
+  run.add_option("--stop", command->options.stop_texts, "Text that ends the output; may be given again")
+      ->take_all()
+      ->expected(1);
+  run.add_option("--ctx", command->context, "Size of the context in tokens; 0 is prompt and output")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
+  run.add_flag("--ignore-eos", command->ignore_eos, "Go on after the model's end-of-text token");
+  add_precision_option(run, command->precision, "f32");
+  run.add_flag("--json", command->json, "Print one JSON object when done, numbers unrounded");
+  run.callback([command, &program] {
+    program.action = [command, &program] { generate_text(*command, program.global); };
+  });
+}
+
+}  // namespace d2q::cli

@@ -1,0 +1,50 @@
+#include "cli/runtime.h"
+
+#include <system_error>
+
+#include "base/error.h"
+
+namespace d2q::cli {
+namespace {
+
+std::unique_ptr<Device> make_device(const GlobalOptions& options, ThreadPool& pool) {
+  if (options.device == "cuda") return make_cuda_device();
+  if (options.device == "auto") {
+    try {
+      return make_cuda_device();
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kUnsupported) throw;
+    }
+  }
+  return make_cpu_device(pool, options.isa);
+}
+
+std::shared_ptr<const WeightSource> open_existing(const std::filesystem::path& path) {
+  check_model_exists(path);
+  return open_model(path);
+}
+
+}  // namespace
+
+Runtime::Runtime(const GlobalOptions& options) : pool_(options.threads), device_(make_device(options, pool_)) {}
+
+void check_model_exists(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) {
+    fail(ErrorCode::kNotFound,
+         "{}: no such model; expected a Hugging Face folder, a GGUF file or a d2quant folder", path.string());
+  }
+}
+
+void add_precision_option(CLI::App& command, std::string& precision, const std::string& auto_meaning) {
+  command.add_option("--precision", precision, "Precision of dense products; auto is " + auto_meaning)
+      ->capture_default_str()
+      ->check(CLI::IsMember({"f32", "bf16", "auto"}));
+}
+
+LoadedModel::LoadedModel(Device& device, const std::filesystem::path& path, const std::string& precision)
+    : source(open_existing(path)),
+      tokenizer(load_tokenizer(path)),
+      transformer(device, source, precision == "bf16" ? DType::kBF16 : DType::kF32) {}
+
+}  // namespace d2q::cli

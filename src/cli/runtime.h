@@ -1,0 +1,42 @@
+// What a command computes with: threads and a device, as the global options ask.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "base/thread_pool.h"
+#include "cli/commands.h"
+#include "kernels/device.h"
+#include "model/transformer.h"
+#include "model/weight_source.h"
+#include "text/tokenizer.h"
+
+namespace d2q::cli {
+
+class Runtime {
+ public:
+  explicit Runtime(const GlobalOptions& options);
+  Device& device() noexcept { return *device_; }
+  const ThreadPool& pool() const noexcept { return pool_; }
+
+ private:
+  ThreadPool pool_;
+  std::unique_ptr<Device> device_;
+};
+
+/// Throws Error{kNotFound} saying what a model may be.
+void check_model_exists(const std::filesystem::path& path);
+
+/// `--precision f32|bf16|auto`; `auto_meaning` says what auto is in this command.
+void add_precision_option(CLI::App& command, std::string& precision, const std::string& auto_meaning);
+
+/// A model with its tokenizer, ready to run; precision auto is f32.
+struct LoadedModel {
+  LoadedModel(Device& device, const std::filesystem::path& path, const std::string& precision);
+  std::shared_ptr<const WeightSource> source;
+  std::unique_ptr<Tokenizer> tokenizer;
+  Transformer transformer;
+};
+
+}  // namespace d2q::cli
