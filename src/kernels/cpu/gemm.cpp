@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/cpu_features.h"
 #include "base/error.h"
 
 // From libgomp, which oneDNN runs on; <omp.h> is not there for every compiler.
@@ -131,9 +132,7 @@ void widen(const BFloat16* source, int64_t stride, int64_t rows, int64_t cols, f
 }  // namespace
 
 bool cpu_has_bf16_products() {
-  static const bool has =
-      __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bf16") != 0;
-  return has;
+  return cpu_features().avx512bf16;
 }
 
 void gemm_f32(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, const float* a,

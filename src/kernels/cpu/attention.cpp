@@ -1,0 +1,223 @@
+// Causal attention tile by tile (online softmax). The query heads that share a key head are stacked
+// into one tall tile, so that both products run as matrix products of useful size.
+#include <cmath>
+#include <limits>
+#include <type_traits>
+
+#include "kernels/cpu/forward_ops.h"
+
+namespace d2q {
+namespace {
+
+constexpr int64_t kKeyTile = 256;
+// Panels are padded to whole multiples of this, so that products come in few shapes.
+constexpr int64_t kKeyPadding = 64;
+constexpr int64_t kStackedRows = 192;
+
+/// Everything about one call that its tasks need. T: the type of products, float or BFloat16.
+template <typename T>
+struct Job {
+  CpuContext& context;
+  const Tensor& q;
+  const Tensor& y;
+  const AttentionShape& shape;
+  const T* keys;    // [n_sequences, n_kv_heads, padded_keys, head_dim]
+  const T* values;  // the same
+  int64_t n_keys;
+  int64_t padded_keys;
+  int64_t group;        // query heads a key head
+  int64_t query_tile;   // queries a task, of each head of the group
+};
+
+void to_panel(const ForwardKernels&, const float* x, float* y, int64_t n) {
+  std::copy(x, x + n, y);
+}
+void to_panel(const ForwardKernels& kernels, const float* x, BFloat16* y, int64_t n) {
+  kernels.f32_to_bf16(x, &y->bits, n);
+}
+
+/// Rearranges k or v to one padded panel a sequence and head.
+template <typename T>
+void make_panels(CpuContext& context, const Tensor& source, const AttentionShape& shape,
+                 int64_t n_keys, int64_t padded_keys, T* panels) {
+  const int64_t head_dim = shape.head_dim;
+  const int64_t n_panels = source.rows() / n_keys * shape.n_kv_heads;
+  const int64_t n_blocks = (padded_keys + kKeyTile - 1) / kKeyTile;
+  context.pool.parallel_for(n_panels * n_blocks, [&](int64_t task, int worker) {
+    const int64_t panel = task / n_blocks;
+    const int64_t sequence = panel / shape.n_kv_heads, head = panel % shape.n_kv_heads;
+    const int64_t begin = task % n_blocks * kKeyTile;
+    const int64_t end = std::min(padded_keys, begin + kKeyTile);
+    auto* buffer = context.scratch(worker).first.template reserve<float>(head_dim);
+    for (int64_t key = begin; key < end; ++key) {
+      T* target = panels + (panel * padded_keys + key) * head_dim;
+      if (key >= n_keys) {
+        std::fill(target, target + head_dim, T{});
+        continue;
+      }
+      const float* row = row_as_f32(context.kernels, source, sequence * n_keys + key, head * head_dim,
+                                    (head + 1) * head_dim, buffer);
+      to_panel(context.kernels, row, target, head_dim);
+    }
+  });
+}
+
+void multiply(const CpuContext&, bool trans_b, int64_t m, int64_t n, int64_t k, const float* a,
+              int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
+  gemm_f32(false, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
+}
+void multiply(const CpuContext& context, bool trans_b, int64_t m, int64_t n, int64_t k,
+              const BFloat16* a, int64_t lda, const BFloat16* b, int64_t ldb, float beta, float* c,
+              int64_t ldc) {
+  context.multiply_bf16(false, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
+}
+
+float exponentials(const ForwardKernels& kernels, const float* x, int64_t n, float scale, float shift,
+                   float* y) {
+  return kernels.exp_sum(x, n, scale, shift, y);
+}
+float exponentials(const ForwardKernels& kernels, const float* x, int64_t n, float scale, float shift,
+                   BFloat16* y) {
+  return kernels.exp_sum_bf16(x, n, scale, shift, &y->bits);
+}
+
+/// Keys [first, last) that the query at absolute position `position` sees.
+struct Visible {
+  int64_t first;
+  int64_t last;
+};
+Visible visible_keys(const AttentionShape& shape, int64_t position) {
+  const int64_t last = position + 1;
+  return {shape.window > 0 ? std::max<int64_t>(0, last - shape.window) : 0, last};
+}
+
+/// Running state of the softmax of one row of the stacked tile.
+struct RowState {
+  float top = -std::numeric_limits<float>::infinity();  // largest scaled score so far
+  float sum = 0.0f;
+};
+
+/// Probabilities of one row over keys [begin, begin + count), zeros where masked; rescales the row's
+/// output when its maximum grows.
+template <typename T>
+void softmax_row(const Job<T>& job, const float* scores, int64_t begin, int64_t count,
+                 const Visible& visible, RowState& state, T* probabilities, float* output) {
+  const ForwardKernels& kernels = job.context.kernels;
+  const int64_t from = std::clamp<int64_t>(visible.first - begin, 0, count);
+  const int64_t to = std::clamp<int64_t>(visible.last - begin, from, count);
+  std::fill(probabilities, probabilities + from, T{});
+  std::fill(probabilities + to, probabilities + count, T{});
+  if (from == to) return;
+  const float scale = job.shape.scale;
+  const float top = std::max(state.top, scale * kernels.maximum(scores + from, to - from));
+  if (top > state.top) {
+    const float factor = std::exp(state.top - top);
+    state.sum *= factor;
+    kernels.scale(output, factor, job.shape.head_dim);
+    state.top = top;
+  }
+  state.sum += exponentials(kernels, scores + from, to - from, scale, top, probabilities + from);
+}
+
+template <typename T>
+void attend(const Job<T>& job, int64_t sequence, int64_t kv_head, int64_t first_query, int worker) {
+  const AttentionShape& shape = job.shape;
+  const int64_t head_dim = shape.head_dim;
+  const int64_t n_queries = std::min(job.query_tile, shape.sequence_length - first_query);
+  const int64_t n_rows = job.group * n_queries;
+  WorkerScratch& scratch = job.context.scratch(worker);
+  T* queries = scratch.first.reserve<T>(n_rows * head_dim);
+  float* scores = scratch.second.reserve<float>(n_rows * kKeyTile);
+  T* probabilities = scratch.third.reserve<T>(n_rows * kKeyTile);
+  float* output = scratch.fourth.reserve<float>(n_rows * head_dim);
+  std::fill(output, output + n_rows * head_dim, 0.0f);
+  std::vector<RowState> states(static_cast<size_t>(n_rows));
+
+  const int64_t q_row = sequence * shape.sequence_length + first_query;
+  for (int64_t row = 0; row < n_rows; ++row) {
+    const int64_t head = kv_head * job.group + row / n_queries;
+    to_panel(job.context.kernels,
+             job.q.template data<float>() + (q_row + row % n_queries) * job.q.cols() + head * head_dim,
+             queries + row * head_dim, head_dim);
+  }
+
+  const int64_t position = shape.past_length + first_query;
+  const int64_t first_key = visible_keys(shape, position).first / kKeyTile * kKeyTile;
+  const int64_t last_key = visible_keys(shape, position + n_queries - 1).last;
+  const int64_t panel = (sequence * shape.n_kv_heads + kv_head) * job.padded_keys * head_dim;
+  for (int64_t begin = first_key; begin < last_key; begin += kKeyTile) {
+    const int64_t wanted = (last_key - begin + kKeyPadding - 1) / kKeyPadding * kKeyPadding;
+    const int64_t count = std::min({kKeyTile, wanted, job.padded_keys - begin});
+    multiply(job.context, true, n_rows, count, head_dim, queries, head_dim,
+             job.keys + panel + begin * head_dim, head_dim, 0.0f, scores, count);
+    for (int64_t row = 0; row < n_rows; ++row) {
+      softmax_row(job, scores + row * count, begin, count,
+                  visible_keys(shape, position + row % n_queries), states[static_cast<size_t>(row)],
+                  probabilities + row * count, output + row * head_dim);
+    }
+    multiply(job.context, false, n_rows, head_dim, count, probabilities, count,
+             job.values + panel + begin * head_dim, head_dim, 1.0f, output, head_dim);
+  }
+
+  for (int64_t row = 0; row < n_rows; ++row) {
+    const int64_t head = kv_head * job.group + row / n_queries;
+    const int64_t offset = (q_row + row % n_queries) * job.y.cols() + head * head_dim;
+    float* result = output + row * head_dim;
+    job.context.kernels.scale(result, 1.0f / states[static_cast<size_t>(row)].sum, head_dim);
+    if (job.y.dtype() == DType::kF32) {
+      std::copy(result, result + head_dim, job.y.template data<float>() + offset);
+    } else {
+      job.context.kernels.f32_to_bf16(result, &job.y.template data<BFloat16>()[offset].bits, head_dim);
+    }
+  }
+}
+
+template <typename T>
+void run(CpuContext& context, const Tensor& q, const Tensor& k, const Tensor& v,
+         const AttentionShape& shape, const Tensor& y) {
+  const int64_t n_sequences = q.rows() / shape.sequence_length;
+  const int64_t n_keys = shape.past_length + shape.sequence_length;
+  const int64_t padded_keys = (n_keys + kKeyPadding - 1) / kKeyPadding * kKeyPadding;
+  const int64_t panel_size = n_sequences * shape.n_kv_heads * padded_keys * shape.head_dim;
+  T* keys = context.keys.reserve<T>(panel_size);
+  T* values = context.values.reserve<T>(panel_size);
+  make_panels(context, k, shape, n_keys, padded_keys, keys);
+  make_panels(context, v, shape, n_keys, padded_keys, values);
+
+  const int64_t group = shape.n_heads / shape.n_kv_heads;
+  const int64_t query_tile = std::max<int64_t>(16, kStackedRows / group / 16 * 16);
+  const Job<T> job{context, q, y, shape, keys, values, n_keys, padded_keys, group, query_tile};
+  const int64_t n_tiles = (shape.sequence_length + query_tile - 1) / query_tile;
+  context.pool.parallel_for(n_sequences * shape.n_kv_heads * n_tiles, [&](int64_t task, int worker) {
+    // Last tiles first: they see the most keys, and short tasks at the end even out the cores.
+    const int64_t tile = n_tiles - 1 - task / (n_sequences * shape.n_kv_heads);
+    const int64_t panel = task % (n_sequences * shape.n_kv_heads);
+    attend(job, panel / shape.n_kv_heads, panel % shape.n_kv_heads, tile * query_tile, worker);
+  });
+}
+
+}  // namespace
+
+void attention_cpu(CpuContext& context, const Tensor& q, const Tensor& k, const Tensor& v,
+                   const AttentionShape& shape, const Tensor& y, DType products) {
+  D2Q_CHECK(shape.n_kv_heads > 0 && shape.n_heads % shape.n_kv_heads == 0, "{} heads share {} kv heads",
+            shape.n_heads, shape.n_kv_heads);
+  D2Q_CHECK(shape.sequence_length > 0 && q.rows() % shape.sequence_length == 0,
+            "{} rows in sequences of {}", q.rows(), shape.sequence_length);
+  const int64_t n_key_rows =
+      q.rows() / shape.sequence_length * (shape.past_length + shape.sequence_length);
+  const int64_t width = shape.n_heads * shape.head_dim, kv_width = shape.n_kv_heads * shape.head_dim;
+  D2Q_CHECK(q.cols() == width && y.cols() == width && y.rows() == q.rows(), "q {}x{}, y {}x{}",
+            q.rows(), q.cols(), y.rows(), y.cols());
+  D2Q_CHECK(k.rows() == n_key_rows && v.rows() == n_key_rows && k.cols() == kv_width &&
+                v.cols() == kv_width,
+            "k {}x{}, v {}x{}, expected {}x{}", k.rows(), k.cols(), v.rows(), v.cols(), n_key_rows,
+            kv_width);
+  D2Q_CHECK(products == DType::kF32 || products == DType::kBF16, "products in dtype {}",
+            static_cast<int>(products));
+  if (y.empty()) return;
+  if (products == DType::kBF16) return run<BFloat16>(context, q, k, v, shape, y);
+  run<float>(context, q, k, v, shape, y);
+}
+
+}  // namespace d2q

@@ -1,0 +1,12 @@
+// Linked when the build has no CUDA.
+#include "kernels/device.h"
+
+namespace d2q {
+
+std::unique_ptr<Device> make_cuda_device() {
+  fail(ErrorCode::kUnsupported,
+       "device 'cuda': this d2quant was built without CUDA; use --device cpu or build with "
+       "-DD2Q_CUDA=ON");
+}
+
+}  // namespace d2q
