@@ -1,0 +1,65 @@
+#include "model/load_weights.h"
+
+namespace d2q {
+
+Tensor load_tensor(Device& device, const WeightSource& source, const std::string& name, DType dtype) {
+  const Matrix<float> host = source.load(name);
+  const Tensor wide = device.allocate(host.rows(), host.cols(), DType::kF32);
+  device.upload(host.data(), wide);
+  if (dtype == DType::kF32) return wide;
+  const Tensor result = device.allocate(host.rows(), host.cols(), dtype);
+  device.convert(wide, result);
+  return result;
+}
+
+Linear load_linear(Device& device, const WeightSource& source, const std::string& module,
+                   DType dense_dtype) {
+  Linear linear;
+  linear.packed = source.packed(module + ".weight");
+  if (!linear.packed) linear.dense = load_tensor(device, source, module + ".weight", dense_dtype);
+  if (source.has(module + ".bias")) {
+    linear.bias = load_tensor(device, source, module + ".bias", DType::kF32);
+  }
+  return linear;
+}
+
+NormParams load_norm(Device& device, const WeightSource& source, const std::string& module,
+                     NormKind kind) {
+  NormParams params;
+  params.kind = kind;
+  params.epsilon = source.config().norm_epsilon;
+  params.gain = load_tensor(device, source, module + ".weight", DType::kF32);
+  if (source.has(module + ".bias")) {
+    params.shift = load_tensor(device, source, module + ".bias", DType::kF32);
+  }
+  return params;
+}
+
+BlockWeights load_block(Device& device, const WeightSource& source, int64_t layer,
+                        DType dense_dtype) {
+  const ModelConfig& config = source.config();
+  D2Q_CHECK(layer >= 0 && layer < config.n_layers, "layer {} of {}", layer, config.n_layers);
+  const Family& family = family_named(config.family);
+  const ModuleNames& names = family.modules;
+  const auto linear = [&](const ModuleName& name) {
+    return load_linear(device, source, module_name(name.hf, layer), dense_dtype);
+  };
+  const auto norm = [&](const ModuleName& name) {
+    return load_norm(device, source, module_name(name.hf, layer), family.norm);
+  };
+  BlockWeights w;
+  w.attention_norm = norm(names.attention_norm);
+  w.q = linear(names.q);
+  w.k = linear(names.k);
+  w.v = linear(names.v);
+  w.o = linear(names.o);
+  if (!names.q_norm.hf.empty()) w.q_norm = norm(names.q_norm);
+  if (!names.k_norm.hf.empty()) w.k_norm = norm(names.k_norm);
+  w.mlp_norm = norm(names.mlp_norm);
+  if (!names.gate.hf.empty()) w.gate = linear(names.gate);
+  w.up = linear(names.up);
+  w.down = linear(names.down);
+  return w;
+}
+
+}  // namespace d2q

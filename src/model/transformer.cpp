@@ -1,0 +1,194 @@
+#include "model/transformer.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "model/attention_projections.h"
+#include "model/load_weights.h"
+
+namespace d2q {
+namespace {
+
+// Rows that run through all blocks together (whole sequences, so at least one): enough to keep
+// products busy, and the stages' matrices stay in tens of megabytes.
+constexpr int64_t kBatchRows = 4096;
+// Tokens of a long prompt that go through the cache at once.
+constexpr int64_t kPrefillTokens = 1024;
+
+}  // namespace
+
+struct Transformer::Impl {
+  Device& device;
+  std::shared_ptr<const WeightSource> source;
+  const ModelConfig& config;
+  DType products;
+  Tensor embedding;  // [vocab, hidden]
+  std::vector<BlockWeights> blocks;
+  NormParams final_norm;
+  Linear output;
+  RopeTables rope;  // grown by rope_for()
+
+  Impl(Device& target, std::shared_ptr<const WeightSource> weights, DType precision)
+      : device(target), source(std::move(weights)), config(source->config()), products(precision) {
+    D2Q_CHECK(products == DType::kF32 || products == DType::kBF16, "products in dtype {}",
+              static_cast<int>(products));
+    const Family& family = family_named(config.family);
+    const ModuleNames& names = family.modules;
+    D2Q_CHECK(family.positions == Positions::kRope, "family '{}' has learned positions", family.name);
+    const std::string embedding_module(names.embedding.hf);
+    embedding = load_tensor(device, *source, embedding_module + ".weight", products);
+    for (int64_t layer = 0; layer < config.n_layers; ++layer) {
+      blocks.push_back(load_block(device, *source, layer, products));
+    }
+    final_norm = load_norm(device, *source, std::string(names.final_norm.hf), family.norm);
+    if (!config.tied_embeddings) {
+      output = load_linear(device, *source, std::string(names.head.hf), products);
+    } else {
+      output.packed = source->packed(embedding_module + ".weight");
+      if (!output.packed) output.dense = embedding;
+    }
+  }
+
+  /// Tables for a sequence of `length` tokens. Dynamic scaling beyond the trained length depends on
+  /// the length itself, so those tables are made anew each time.
+  const RopeTables& rope_for(int64_t length) {
+    const bool depends_on_length =
+        config.rope_scaling.kind == RopeScaling::Kind::kDynamic && config.max_positions > 0;
+    if (depends_on_length && (length > config.max_positions || rope.cos.rows() > config.max_positions)) {
+      rope = make_rope_tables(device, config, length);
+    } else if (rope.cos.rows() < length) {
+      int64_t rows = std::max<int64_t>(length, 2 * rope.cos.rows());
+      if (depends_on_length) rows = std::min(rows, config.max_positions);
+      rope = make_rope_tables(device, config, rows);
+    }
+    return rope;
+  }
+
+  void check_ids(std::span<const int32_t> ids) const {
+    for (const int32_t id : ids) {
+      if (id < 0 || id >= config.vocab_size) {
+        fail(ErrorCode::kInvalidArgument,
+             "token id {} is outside the model's vocabulary of {}; does the tokenizer belong to this model?",
+             id, config.vocab_size);
+      }
+    }
+  }
+
+  /// Activations between stages: bf16 where they feed dense bf16 linears only.
+  DType activation_dtype(const BlockWeights& w) const {
+    return products == DType::kBF16 && !w.q.packed && !w.o.packed && !w.up.packed && !w.down.packed
+               ? DType::kBF16
+               : DType::kF32;
+  }
+
+  /// The MLP half of a block, x in place.
+  void run_mlp(const BlockStages& stages, const BlockWeights& w, const Tensor& x, const Tensor& h) {
+    stages.mlp_input(w, x, h);
+    const Tensor m = device.allocate(x.rows(), config.intermediate_size, h.dtype());
+    stages.mlp(w, h, m);
+    stages.mlp_output(w, m, x);
+  }
+
+  /// All blocks on whole sequences, x in place.
+  void run_blocks(const Tensor& x, int64_t sequence_length) {
+    const BlockStages stages(device, config, rope_for(sequence_length), products);
+    for (const BlockWeights& w : blocks) {
+      const DType dtype = activation_dtype(w);
+      const Tensor h = device.allocate(x.rows(), config.hidden_size, dtype);
+      const Tensor a = device.allocate(x.rows(), config.n_heads * config.head_dim, dtype);
+      stages.attention_input(w, x, h);
+      stages.attention(w, h, sequence_length, a);
+      stages.attention_output(w, a, x);
+      run_mlp(stages, w, x, h);
+    }
+  }
+
+  /// All blocks on the next x.rows() tokens of a cached sequence, x in place. `keys`, `values`: the
+  /// cache's layers.
+  void run_blocks_cached(const Tensor& x, int64_t past, std::vector<Tensor>& keys,
+                         std::vector<Tensor>& values) {
+    const int64_t length = past + x.rows();
+    const RopeTables& tables = rope_for(length);
+    const BlockStages stages(device, config, tables, products);
+    std::vector<int32_t> positions(static_cast<size_t>(x.rows()));
+    std::iota(positions.begin(), positions.end(), static_cast<int32_t>(past));
+    for (size_t layer = 0; layer < blocks.size(); ++layer) {
+      const BlockWeights& w = blocks[layer];
+      const DType dtype = activation_dtype(w);
+      const Tensor h = device.allocate(x.rows(), config.hidden_size, dtype);
+      const Tensor a = device.allocate(x.rows(), config.n_heads * config.head_dim, dtype);
+      stages.attention_input(w, x, h);
+      const AttentionProjections p =
+          project_attention(device, config, tables, w, h, positions, products);
+      device.convert(p.k, keys[layer].row_range(past, x.rows()));
+      device.convert(p.v, values[layer].row_range(past, x.rows()));
+      device.attention(p.q, keys[layer].row_range(0, length), values[layer].row_range(0, length),
+                       attention_shape(config, x.rows(), past), a, products);
+      stages.attention_output(w, a, x);
+      run_mlp(stages, w, x, h);
+    }
+  }
+};
+
+Transformer::Transformer(Device& device, std::shared_ptr<const WeightSource> source, DType products)
+    : impl_(std::make_unique<Impl>(device, std::move(source), products)) {}
+
+Transformer::~Transformer() = default;
+
+const ModelConfig& Transformer::config() const noexcept { return impl_->config; }
+
+Tensor Transformer::forward(std::span<const int32_t> ids, int64_t sequence_length) {
+  const Tensor hidden = forward_hidden(ids, sequence_length);
+  const Tensor logits = impl_->device.allocate(hidden.rows(), impl_->config.vocab_size, DType::kF32);
+  head(hidden, logits);
+  return logits;
+}
+
+Tensor Transformer::forward_hidden(std::span<const int32_t> ids, int64_t sequence_length) {
+  const auto n = static_cast<int64_t>(ids.size());
+  D2Q_CHECK(sequence_length > 0 && n % sequence_length == 0, "{} ids in sequences of {}", n,
+            sequence_length);
+  impl_->check_ids(ids);
+  const Tensor hidden = impl_->device.allocate(n, impl_->config.hidden_size, DType::kF32);
+  const int64_t batch = std::max<int64_t>(1, kBatchRows / sequence_length) * sequence_length;
+  for (int64_t begin = 0; begin < n; begin += batch) {
+    const int64_t count = std::min(batch, n - begin);
+    const Tensor x = hidden.row_range(begin, count);
+    impl_->device.embed(ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
+                        impl_->embedding, x);
+    impl_->run_blocks(x, sequence_length);
+    impl_->device.norm(x, impl_->final_norm, x);
+  }
+  return hidden;
+}
+
+void Transformer::head(const Tensor& hidden, const Tensor& logits) {
+  apply(impl_->device, impl_->output, hidden, logits, impl_->products);
+}
+
+Tensor Transformer::decode(std::span<const int32_t> ids, KvCache& cache) {
+  const auto n = static_cast<int64_t>(ids.size());
+  D2Q_CHECK(n > 0, "no tokens to decode");
+  impl_->check_ids(ids);
+  if (n > cache.capacity_ - cache.length_) {
+    fail(ErrorCode::kInvalidArgument,
+         "context: {} tokens after {} do not fit into the cache's {}; ask for a longer context", n,
+         cache.length_, cache.capacity_);
+  }
+  Tensor x;
+  for (int64_t begin = 0; begin < n; begin += kPrefillTokens) {
+    const int64_t count = std::min(kPrefillTokens, n - begin);
+    x = impl_->device.allocate(count, impl_->config.hidden_size, DType::kF32);
+    impl_->device.embed(ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
+                        impl_->embedding, x);
+    impl_->run_blocks_cached(x, cache.length_, cache.keys_, cache.values_);
+    cache.length_ += count;
+  }
+  const Tensor last = x.row_range(x.rows() - 1, 1);
+  impl_->device.norm(last, impl_->final_norm, last);
+  const Tensor logits = impl_->device.allocate(1, impl_->config.vocab_size, DType::kF32);
+  head(last, logits);
+  return logits;
+}
+
+}  // namespace d2q
