@@ -32,6 +32,7 @@ nlohmann::json to_json(const PerplexityResult& result) {
 }
 
 void evaluate(const PerplexityCommand& command, const GlobalOptions& global) {
+  check_model_exists(command.model);
   const std::string text = read_text(command.text);
   Runtime runtime(global);
   LoadedModel model(runtime.device(), command.model, command.precision);

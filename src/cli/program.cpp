@@ -7,7 +7,8 @@ CLI::App& add_command(CLI::App& parent, const std::string& name, const std::stri
                       const std::string& examples) {
   CLI::App* command = parent.add_subcommand(name, description);
   command->fallthrough();  // global options may stand after the subcommand
-  if (!examples.empty()) command->footer("Examples:\n" + examples);
+  command->footer((examples.empty() ? "" : "Examples:\n" + examples + "\n") +
+                  "Options of every command (--threads, --isa, --device, --progress): d2quant --help");
   return *command;
 }
 

@@ -42,6 +42,7 @@ struct QuantizeCommand {
   std::vector<std::string> keep;
   bool no_dual_scale = false;
   bool no_deviation_correction = false;
+  std::optional<std::string> shift_gate;
   bool dry_run = false;
   bool resume = false;
   bool overwrite = false;
@@ -55,6 +56,21 @@ const std::map<std::string, QuantMethod> kMethods = {{"d2quant", QuantMethod::kD
 const std::map<std::string, RotationKind> kRotations = {{"block", RotationKind::kBlock},
                                                         {"full", RotationKind::kFull},
                                                         {"none", RotationKind::kNone}};
+
+/// `snr=0.1`, `top=0.5` or `explained=0.2`.
+ShiftGate parse_shift_gate(const std::string& text) {
+  const std::map<std::string, ShiftGate::Kind> kinds = {{"snr", ShiftGate::Kind::kSnr},
+                                                        {"top", ShiftGate::Kind::kTopFraction},
+                                                        {"explained", ShiftGate::Kind::kExplained}};
+  const size_t equals = text.find('=');
+  const auto kind = kinds.find(text.substr(0, equals));
+  double threshold = 0.0;
+  if (kind == kinds.end() || equals == std::string::npos ||
+      !CLI::detail::lexical_cast(text.substr(equals + 1), threshold)) {
+    throw UsageError(fmt::format("--dac-gate: '{}' is not snr=T, top=T or explained=T", text));
+  }
+  return {kind->second, threshold};
+}
 
 template <typename T, typename U>
 void set_if_given(T& target, const std::optional<U>& given) {
@@ -75,6 +91,7 @@ QuantizeOptions make_options(const QuantizeCommand& command, const Device& devic
   if (command.rotation) options.rotation = kRotations.at(*command.rotation);
   if (command.no_dual_scale) options.dual_scale = false;
   if (command.no_deviation_correction) options.deviation_correction = false;
+  if (command.shift_gate) options.shift_gate = parse_shift_gate(*command.shift_gate);
   for (const std::string& layer : command.layers) options.layers.push_back(parse_layer_override(layer));
   options.keep.insert(options.keep.end(), command.keep.begin(), command.keep.end());
   const bool fast_bf16 = command.precision == "auto" && device.has_fast_bf16();
@@ -108,11 +125,12 @@ void print_report(const QuantizeCommand& command, const nlohmann::json& report) 
 }
 
 void quantize_model(const QuantizeCommand& command, const GlobalOptions& global) {
+  if (command.output.empty() && !command.dry_run) throw UsageError("--output is required without --dry-run");
+  check_model_exists(command.model);
   Runtime runtime(global);
   const QuantizeOptions options = as_usage([&] { return make_options(command, runtime.device()); });
-  check_model_exists(command.model);
   if (command.dry_run) return print_plan(command, plan_quantization(command.model, options));
-  print_report(command, quantize(command.model, command.output, options, runtime.device(),
+  print_report(command, quantize(command.model, command.output, options, runtime.device(), runtime.pool(),
                                  make_progress_sink(global.progress)));
 }
 
@@ -133,6 +151,8 @@ void add_method_options(CLI::App& quantize, QuantizeCommand& command) {
       ->check(CLI::IsMember(names(kRotations)));
   quantize.add_flag("--no-dsq", command.no_dual_scale, "No dual-scale quantizer on the down projections");
   quantize.add_flag("--no-dac", command.no_deviation_correction, "No deviation-aware correction of the norms");
+  quantize.add_option("--dac-gate", command.shift_gate,
+                      "Channels that the correction may shift: snr=T, top=T (fraction) or explained=T [preset]");
   quantize.add_option("--alpha", command.alpha, "Weight of the asymmetric term; 0 is GPTQ [preset]");
   quantize.add_option("--damping", command.damping, "Share of the mean Hessian diagonal added to it [preset]");
   quantize.add_option("--layer", command.layers,
@@ -165,8 +185,7 @@ void add_quantize_command(CLI::App& app, Program& program) {
       "  d2quant quantize model-dir -o model-2bit --dry-run");
   auto command = std::make_shared<QuantizeCommand>();
   quantize.add_option("MODEL", command->model, "Model folder or GGUF file")->required();
-  quantize.add_option("-o,--output", command->output, "Folder to write; it appears when it is complete")
-      ->required();
+  quantize.add_option("-o,--output", command->output, "Folder to write; it appears when it is complete");
   add_method_options(quantize, *command);
   add_calibration_options(quantize, *command);
   add_precision_option(quantize, command->precision, "bf16 where the device is faster with it, else f32");

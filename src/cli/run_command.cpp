@@ -40,6 +40,7 @@ nlohmann::json to_json(const RunCommand& command, const GenerateResult& result) 
 void generate_text(RunCommand& command, const GlobalOptions& global) {
   if (!command.prompt_file.empty()) command.prompt = read_text(command.prompt_file);
   as_usage([&] { validate(command.options.sampling); });
+  check_model_exists(command.model);
   Runtime runtime(global);
   LoadedModel model(runtime.device(), command.model, command.precision);
   const ModelConfig& config = model.source->config();

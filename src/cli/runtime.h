@@ -18,7 +18,7 @@ class Runtime {
  public:
   explicit Runtime(const GlobalOptions& options);
   Device& device() noexcept { return *device_; }
-  const ThreadPool& pool() const noexcept { return pool_; }
+  ThreadPool& pool() noexcept { return pool_; }
 
  private:
   ThreadPool pool_;
