@@ -3,11 +3,10 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json_fwd.hpp>
 
 #include "format/gguf.h"
 #include "kernels/device.h"
@@ -47,16 +46,17 @@ struct ModelConfig {
   std::vector<int32_t> eos_tokens;
 };
 
-/// From an HF config.json and, for the end tokens, generation_config.json (null when there is none).
-/// `subject` names the file in errors. Throws Error{kCorrupt} on a missing field or one out of range,
-/// Error{kUnsupported} on an unknown family or a feature that is not handled.
+/// From an HF config.json and, for the end tokens, generation_config.json (null when there is
+/// none). `subject` names the file in errors. Throws Error{kCorrupt} on a missing field or one out
+/// of range, Error{kUnsupported} on an unknown family or a feature that is not handled.
 ModelConfig config_from_hf(const nlohmann::json& config, const nlohmann::json& generation_config,
                            const std::string& subject);
 
 /// From GGUF metadata; the same errors.
 ModelConfig config_from_gguf(const GgufFile& file);
 
-/// The config.json that config_from_hf() reads back as `config`, for other tools and packed folders.
+/// The config.json that config_from_hf() reads back as `config`, for other tools and packed
+/// folders.
 nlohmann::json config_to_hf(const ModelConfig& config);
 
 /// The config.json of any model: an HF or d2quant folder's own, or one made from a GGUF file's

@@ -40,6 +40,8 @@ struct Family {
 };
 
 std::span<const Family> families();
+/// "llama, mistral, ...": for messages.
+std::string family_names();
 /// By ModelConfig::family. An unknown name is InternalError.
 const Family& family_named(std::string_view name);
 /// nullptr when no row matches.
