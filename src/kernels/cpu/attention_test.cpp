@@ -1,0 +1,141 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "kernels/cpu/test_support.h"
+
+namespace d2q {
+namespace {
+
+using test::at;
+using test::random_tensor;
+
+/// softmax(scale q kᵀ + mask) v for one query row and head, in double.
+std::vector<double> reference(const Tensor& q, const Tensor& k, const Tensor& v,
+                              const AttentionShape& s, int64_t row, int64_t head, bool round) {
+  const auto value = [&](const Tensor& x, int64_t r, int64_t c) {
+    return round ? test::bf16_rounded(at(x, r, c)) : at(x, r, c);
+  };
+  const int64_t n_keys = s.past_length + s.sequence_length;
+  const int64_t first_row = row / s.sequence_length * n_keys;
+  const int64_t position = s.past_length + row % s.sequence_length;
+  const int64_t kv_head = head / (s.n_heads / s.n_kv_heads);
+  std::vector<double> scores(static_cast<size_t>(n_keys), -INFINITY);
+  double top = -INFINITY, sum = 0.0;
+  for (int64_t key = 0; key <= position; ++key) {
+    if (s.window > 0 && position - key >= s.window) continue;
+    double score = 0.0;
+    for (int64_t i = 0; i < s.head_dim; ++i) {
+      score += value(q, row, head * s.head_dim + i) * value(k, first_row + key, kv_head * s.head_dim + i);
+    }
+    scores[static_cast<size_t>(key)] = score * static_cast<double>(s.scale);
+    top = std::max(top, scores[static_cast<size_t>(key)]);
+  }
+  std::vector<double> result(static_cast<size_t>(s.head_dim));
+  for (int64_t key = 0; key < n_keys; ++key) {
+    const double p = std::exp(scores[static_cast<size_t>(key)] - top);
+    sum += p;
+    for (int64_t i = 0; i < s.head_dim; ++i) {
+      result[static_cast<size_t>(i)] += p * value(v, first_row + key, kv_head * s.head_dim + i);
+    }
+  }
+  for (double& x : result) x /= sum;
+  return result;
+}
+
+AttentionShape shape(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t length, int64_t past,
+                     int64_t window) {
+  return {.n_heads = heads,
+          .n_kv_heads = kv_heads,
+          .head_dim = head_dim,
+          .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
+          .sequence_length = length,
+          .past_length = past,
+          .window = window};
+}
+
+void check_attention(Device& device, const AttentionShape& s, int64_t n_sequences, DType kv_type,
+                     DType y_type, DType products) {
+  const int64_t rows = n_sequences * s.sequence_length;
+  const int64_t kv_rows = n_sequences * (s.past_length + s.sequence_length);
+  const Tensor q = random_tensor(device, rows, s.n_heads * s.head_dim, DType::kF32, 1);
+  const Tensor k = random_tensor(device, kv_rows, s.n_kv_heads * s.head_dim, kv_type, 2);
+  const Tensor v = random_tensor(device, kv_rows, s.n_kv_heads * s.head_dim, kv_type, 3);
+  const Tensor y = device.allocate(rows, s.n_heads * s.head_dim, y_type);
+  device.attention(q, k, v, s, y, products);
+  // f32: a score is off by at most head_dim roundings of about |score| + 1 <= 8, probabilities
+  // by e^that; sums over at most 700 keys add less. bf16: probabilities rounded, |v| <= 5.
+  double tolerance = 8.0 * static_cast<double>(s.head_dim) * 2.0 * test::kF32Unit * 5.0;
+  if (products == DType::kBF16) tolerance += test::kBf16Unit * 5.0 / 2.0;
+  if (y_type == DType::kBF16) tolerance += test::kBf16Unit * 5.0 / 2.0;
+  const int64_t step = rows > 200 ? 37 : 1;
+  for (int64_t row = 0; row < rows; row += step) {
+    for (int64_t head = 0; head < s.n_heads; ++head) {
+      const auto expected = reference(q, k, v, s, row, head, products == DType::kBF16);
+      for (int64_t i = 0; i < s.head_dim; ++i) {
+        ASSERT_NEAR(at(y, row, head * s.head_dim + i), expected[static_cast<size_t>(i)], tolerance)
+            << device.name() << " row " << row << " head " << head << " length " << s.sequence_length
+            << " past " << s.past_length << " window " << s.window;
+      }
+    }
+  }
+}
+
+TEST(Attention, equals_softmax_in_double) {
+  test::on_every_isa([](Device& device) {
+    for (const DType products : {DType::kF32, DType::kBF16}) {
+      check_attention(device, shape(1, 1, 8, 1, 0, 0), 1, DType::kF32, DType::kF32, products);
+      check_attention(device, shape(3, 1, 64, 65, 0, 0), 2, DType::kF32, DType::kF32, products);
+      check_attention(device, shape(4, 2, 10, 17, 0, 0), 3, DType::kBF16, DType::kBF16, products);
+      check_attention(device, shape(2, 2, 128, 300, 0, 0), 1, DType::kF32, DType::kF32, products);
+      check_attention(device, shape(9, 3, 64, 5, 290, 0), 1, DType::kF16, DType::kF32, products);
+    }
+  });
+}
+
+TEST(Attention, masks_keys_outside_the_sliding_window) {
+  test::on_every_isa([](Device& device) {
+    for (const DType products : {DType::kF32, DType::kBF16}) {
+      check_attention(device, shape(2, 1, 16, 40, 0, 1), 1, DType::kF32, DType::kF32, products);
+      check_attention(device, shape(2, 1, 16, 40, 0, 7), 2, DType::kF32, DType::kF32, products);
+      check_attention(device, shape(2, 1, 16, 700, 0, 300), 1, DType::kF32, DType::kF32, products);
+      check_attention(device, shape(2, 1, 16, 3, 600, 257), 1, DType::kF16, DType::kF32, products);
+    }
+  });
+}
+
+TEST(Attention, decodes_one_token_after_a_long_past) {
+  test::on_every_isa([](Device& device) {
+    for (const int64_t past : {1, 63, 64, 255, 256, 511}) {
+      check_attention(device, shape(6, 2, 64, 1, past, 0), 2, DType::kF16, DType::kF32, DType::kF32);
+    }
+  });
+}
+
+TEST(Attention, survives_scores_whose_exponentials_overflow) {
+  ThreadPool pool(1);
+  const auto device = make_cpu_device(pool);
+  AttentionShape s = shape(1, 1, 16, 300, 0, 0);
+  const Tensor q = random_tensor(*device, 300, 16, DType::kF32, 1, 100.0);
+  const Tensor v = random_tensor(*device, 300, 16, DType::kF32, 2);
+  const Tensor y = device->allocate(300, 16, DType::kF32);
+  device->attention(q, q, v, s, y, DType::kF32);
+  EXPECT_EQ(device->first_non_finite_row(y), -1);
+  // A row's own key scores |q|²/4, far above any other: it gets all the weight.
+  EXPECT_NEAR(at(y, 299, 3), at(v, 299, 3), 1e-6);
+}
+
+TEST(Attention, does_not_depend_on_the_number_of_threads) {
+  for (const DType products : {DType::kF32, DType::kBF16}) {
+    EXPECT_TRUE(test::same_on_any_thread_count([&](Device& device) {
+      const Tensor q = random_tensor(device, 600, 128, DType::kF32, 1);
+      const Tensor k = random_tensor(device, 600, 64, DType::kF32, 2);
+      const Tensor y = device.allocate(600, 128, DType::kF32);
+      device.attention(q, k, k, shape(4, 2, 32, 300, 0, 0), y, products);
+      return y;
+    }));
+  }
+}
+
+}  // namespace
+}  // namespace d2q

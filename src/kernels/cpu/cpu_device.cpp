@@ -1,0 +1,130 @@
+// The CPU's Device: owns host memory and hands every operation to its file.
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "base/checked.h"
+#include "kernels/cpu/cpu_solver.h"
+#include "kernels/cpu/forward_ops.h"
+#include "kernels/cpu/packed_linear.h"
+#include "kernels/isa.h"
+
+namespace d2q {
+namespace {
+
+const ForwardKernels& forward_kernels(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx2: return kForwardAvx2;
+    case Isa::kAvx512: return kForwardAvx512;
+    case Isa::kScalar: break;
+  }
+  return kForwardScalar;
+}
+
+/// Uninitialised host memory, 64-byte aligned.
+Tensor allocate_host(int64_t rows, int64_t cols, DType dtype) {
+  D2Q_CHECK(rows >= 0 && cols >= 0, "{}x{}", rows, cols);
+  const uint64_t count =
+      checked_mul(static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), "tensor");
+  const uint64_t bytes = checked_mul(count, static_cast<uint64_t>(size_of(dtype)), "tensor");
+  const uint64_t padded = checked_add(bytes, 63, "tensor") / 64 * 64;
+  void* memory = std::aligned_alloc(64, padded == 0 ? 64 : padded);
+  if (memory == nullptr) throw std::bad_alloc();
+  std::shared_ptr<void> buffer(memory, [](void* pointer) { std::free(pointer); });
+  return {std::move(buffer), memory, rows, cols, dtype};
+}
+
+class CpuDevice final : public Device {
+ public:
+  CpuDevice(ThreadPool& pool, Isa isa)
+      : context_(pool, forward_kernels(isa), isa == Isa::kAvx512 && cpu_has_bf16_products()),
+        packed_(packed_kernels(isa)),
+        solver_(make_cpu_solver(pool)) {}
+
+  std::string name() const override {
+    return fmt::format("cpu ({}, {} thread{})", context_.kernels.name, context_.pool.n_threads(),
+                       context_.pool.n_threads() == 1 ? "" : "s");
+  }
+  bool has_fast_bf16() const override { return context_.has_bf16_products; }
+
+  Tensor allocate(int64_t rows, int64_t cols, DType dtype) override {
+    return allocate_host(rows, cols, dtype);
+  }
+  void upload(const void* host, const Tensor& destination) override {
+    if (!destination.empty()) {
+      std::memcpy(destination.raw(), host, static_cast<size_t>(destination.n_bytes()));
+    }
+  }
+  void download(const Tensor& source, void* host) override {
+    if (!source.empty()) std::memcpy(host, source.raw(), static_cast<size_t>(source.n_bytes()));
+  }
+  void convert(const Tensor& source, const Tensor& destination) override {
+    convert_cpu(context_, source, destination);
+  }
+  void fill_zero(const Tensor& tensor) override {
+    if (!tensor.empty()) std::memset(tensor.raw(), 0, static_cast<size_t>(tensor.n_bytes()));
+  }
+
+  void linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y) override {
+    linear_cpu(context_, x, w, bias, y);
+  }
+  void packed_linear(const Tensor& x, const PackedView& w, const Tensor& bias, const Tensor& y,
+                     DType products) override {
+    packed_linear_cpu(context_.pool, packed_, x, w, bias, y, products);
+  }
+  void embed(std::span<const int32_t> ids, const Tensor& table, const Tensor& y) override {
+    embed_cpu(context_, ids, table, y);
+  }
+  void norm(const Tensor& x, const NormParams& params, const Tensor& y) override {
+    norm_cpu(context_, x, params, y);
+  }
+  void rope(const Tensor& x, int64_t n_heads, std::span<const int32_t> positions, const Tensor& cos,
+            const Tensor& sin) override {
+    rope_cpu(context_, x, n_heads, positions, cos, sin);
+  }
+  void attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape,
+                 const Tensor& y, DType products) override {
+    attention_cpu(context_, q, k, v, shape, y, products);
+  }
+  void gated_activation(Activation act, const Tensor& gate, const Tensor& up,
+                        const Tensor& y) override {
+    gated_activation_cpu(context_, act, gate, up, y);
+  }
+  void activation(Activation act, const Tensor& x, const Tensor& y) override {
+    activation_cpu(context_, act, x, y);
+  }
+  void add(const Tensor& x, const Tensor& y) override { add_cpu(context_, x, y); }
+  void cross_entropy(const Tensor& logits, std::span<const int32_t> targets,
+                     std::span<double> losses) override {
+    cross_entropy_cpu(context_, logits, targets, losses);
+  }
+
+  void accumulate_gram(const Tensor& x, float scale, const Tensor& sum) override {
+    accumulate_gram_cpu(context_, x, scale, sum);
+  }
+  void accumulate_cross(const Tensor& a, const Tensor& b, float scale, const Tensor& sum) override {
+    accumulate_cross_cpu(context_, a, b, scale, sum);
+  }
+  void mirror_lower(const Tensor& matrix) override { mirror_lower_cpu(context_, matrix); }
+  void accumulate_difference(const Tensor& a, const Tensor& b, const Tensor& moments) override {
+    accumulate_difference_cpu(context_, a, b, moments);
+  }
+  int64_t first_non_finite_row(const Tensor& x) override {
+    return first_non_finite_row_cpu(context_, x);
+  }
+
+  SolverOps& solver() override { return *solver_; }
+
+ private:
+  CpuContext context_;
+  const PackedKernels& packed_;
+  std::unique_ptr<SolverOps> solver_;
+};
+
+}  // namespace
+
+std::unique_ptr<Device> make_cpu_device(ThreadPool& pool, const std::string& isa) {
+  return std::make_unique<CpuDevice>(pool, choose_isa(isa));
+}
+
+}  // namespace d2q
