@@ -1,0 +1,416 @@
+// The packed kernels with AVX2: vpmaddubsw instead of vpdpbusd, 8 rows at a time (half a tile).
+//
+// vpmaddubsw adds two byte products in int16 and saturates, so int16 accumulators hold as many
+// column quads as their largest sum allows: code * 127 * 2 a quad, 32767 in all. 2-bit codes and
+// planes (value <= 3): 4 steps of 8 quads, 24384; 3-bit codes: 2 steps, 28448; nibbles: 1 step,
+// 30480. 8-bit codes are taken as two nibbles.
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "codec/packed_atoms.h"
+#include "kernels/packed_kernels.h"
+#include "kernels/unroll.h"
+
+namespace d2q {
+namespace {
+
+constexpr int64_t kRows = 16;
+constexpr int64_t kHalfRows = 8;
+constexpr int64_t kHalfAtomBytes = 32;
+constexpr int64_t kPrefetchBytes = 4096;
+
+int32_t sum_lanes(__m256i lanes) {
+  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
+  return _mm_cvtsi128_si32(sum);
+}
+
+uint32_t largest_lane(__m256i lanes) {
+  __m128i max = _mm_max_epu32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+  max = _mm_max_epu32(max, _mm_shuffle_epi32(max, 0x4e));
+  max = _mm_max_epu32(max, _mm_shuffle_epi32(max, 0xb1));
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(max));
+}
+
+/// Eight int32 that fit in int8.
+void store_digits(int8_t* out, __m256i values) {
+  const __m128i words =
+      _mm_packs_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm_packs_epi16(words, words));
+}
+
+void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, float* scale,
+                    float* sum) noexcept {
+  const int64_t n_vectors = n_steps * 4;
+  const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+  __m256i largest = _mm256_setzero_si256();
+  for (int64_t i = 0; i < n_vectors; ++i) {
+    const __m256i bits = _mm256_castps_si256(_mm256_loadu_ps(x + 8 * i));
+    largest = _mm256_max_epu32(largest, _mm256_and_si256(bits, magnitude));
+  }
+  const uint32_t largest_bits = largest_lane(largest);
+  float max = 0.0f;
+  __builtin_memcpy(&max, &largest_bits, 4);
+  const bool finite = largest_bits < 0x7f800000u;
+  const bool zero = !finite || max < kSmallestActivation;
+  const __m256 inverse = _mm256_set1_ps(zero ? 0.0f : kActivationLevels / max);
+  const __m256 low_digit = _mm256_set1_ps(kLowDigit);
+  const __m256i base = _mm256_set1_epi32(254);
+  const __m256i keep = _mm256_set1_epi32(finite ? -1 : 0);
+  __m256i high_sum = _mm256_setzero_si256();
+  __m256i low_sum = _mm256_setzero_si256();
+  for (int64_t i = 0; i < n_vectors; ++i) {
+    const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse);
+    const __m256i q = _mm256_and_si256(_mm256_cvtps_epi32(scaled), keep);
+    const __m256i h = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(q), low_digit));
+    const __m256i l = _mm256_sub_epi32(q, _mm256_mullo_epi32(h, base));
+    high_sum = _mm256_add_epi32(high_sum, h);
+    low_sum = _mm256_add_epi32(low_sum, l);
+    store_digits(high + 8 * i, h);
+    store_digits(low + 8 * i, l);
+  }
+  *scale = finite ? (zero ? 0.0f : max * (1.0f / 127.0f)) : __builtin_nanf("");
+  *sum = __builtin_fmaf(static_cast<float>(sum_lanes(low_sum)), kLowDigit,
+                        static_cast<float>(sum_lanes(high_sum)));
+}
+
+__m256i load_half_atom(const uint8_t* atom) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(atom));
+}
+
+__m256i broadcast_columns(const int8_t* x) {
+  int32_t four = 0;
+  __builtin_memcpy(&four, x, 4);
+  return _mm256_set1_epi32(four);
+}
+
+__m256 load_half8(const uint16_t* halves) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves)));
+}
+
+/// Integer dot products of one block and 8 rows. Plane 1 is kept doubled: its bit is used where it
+/// stands, as the value 2. For 8-bit codes, plane 0 is the low and plane 1 the high nibble.
+template <PackedFormat kFormat, int kTokens>
+struct BlockDots {
+  static constexpr int kBits = bits_of(kFormat);
+  static constexpr int kPlanes = is_sign_planes(kFormat) ? kBits : kBits == 8 ? 2 : 1;
+  static constexpr int64_t kStepsInInt16 = kBits == 2 || is_sign_planes(kFormat) ? 4
+                                           : kBits == 3                          ? 2
+                                                                                 : 1;
+  __m256i high[kTokens][kPlanes];  // int16 pairs while adding steps
+  __m256i low[kTokens][kPlanes];
+
+  void clear() {
+    D2Q_UNROLL
+    for (int t = 0; t < kTokens; ++t) {
+      D2Q_UNROLL
+      for (int k = 0; k < kPlanes; ++k) high[t][k] = low[t][k] = _mm256_setzero_si256();
+    }
+  }
+
+  void add(const __m256i* values, const int8_t* x_high, const int8_t* x_low, int64_t stride) {
+    D2Q_UNROLL
+    for (int t = 0; t < kTokens; ++t) {
+      const __m256i h = broadcast_columns(x_high + t * stride);
+      const __m256i l = broadcast_columns(x_low + t * stride);
+      D2Q_UNROLL
+      for (int k = 0; k < kPlanes; ++k) {
+        high[t][k] = _mm256_add_epi16(high[t][k], _mm256_maddubs_epi16(values[k], h));
+        low[t][k] = _mm256_add_epi16(low[t][k], _mm256_maddubs_epi16(values[k], l));
+      }
+    }
+  }
+
+  /// `step` points at the half's 32 bytes of the step's first atom.
+  void add_step(const uint8_t* step, const int8_t* x_high, const int8_t* x_low, int64_t stride) {
+    constexpr int kField = kBits == 3 ? 2 : kBits;
+    constexpr int kPositions = 8 / kField;
+    __m256i third = _mm256_setzero_si256();
+    if constexpr (kBits == 3) third = load_half_atom(step + 2 * kAtomBytes);
+    D2Q_UNROLL
+    for (int atom = 0; atom < kField; ++atom) {
+      const __m256i codes = load_half_atom(step + atom * kAtomBytes);
+      D2Q_UNROLL
+      for (int p = 0; p < kPositions; ++p) {
+        const __m256i field = p == 0 ? codes : _mm256_srli_epi32(codes, p * kField);
+        const int bit = atom * kPositions + p;  // of the third plane
+        __m256i values[3];
+        if constexpr (is_sign_planes(kFormat)) {
+          values[0] = _mm256_and_si256(field, _mm256_set1_epi8(1));
+          values[1] = _mm256_and_si256(field, _mm256_set1_epi8(2));
+          if constexpr (kBits == 3) {
+            const __m256i shifted = bit == 0 ? third : _mm256_srli_epi32(third, bit);
+            values[2] = _mm256_and_si256(shifted, _mm256_set1_epi8(1));
+          }
+        } else if constexpr (kBits == 3) {
+          const __m256i shifted =
+              bit <= 2 ? _mm256_slli_epi32(third, 2 - bit) : _mm256_srli_epi32(third, bit - 2);
+          values[0] = _mm256_or_si256(_mm256_and_si256(shifted, _mm256_set1_epi8(4)),
+                                      _mm256_and_si256(field, _mm256_set1_epi8(3)));
+        } else if constexpr (kBits == 8) {
+          values[0] = _mm256_and_si256(field, _mm256_set1_epi8(15));
+          values[1] = _mm256_and_si256(_mm256_srli_epi32(field, 4), _mm256_set1_epi8(15));
+        } else {
+          values[0] = _mm256_and_si256(field, _mm256_set1_epi8((1 << kBits) - 1));
+        }
+        const int64_t column = 4 * bit;
+        add(values, x_high + column, x_low + column, stride);
+      }
+    }
+  }
+
+  /// int16 pairs to int32 rows.
+  void widen() {
+    const __m256i ones = _mm256_set1_epi16(1);
+    D2Q_UNROLL
+    for (int t = 0; t < kTokens; ++t) {
+      D2Q_UNROLL
+      for (int k = 0; k < kPlanes; ++k) {
+        high[t][k] = _mm256_madd_epi16(high[t][k], ones);
+        low[t][k] = _mm256_madd_epi16(low[t][k], ones);
+      }
+    }
+  }
+
+  void add_widened(const BlockDots& other) {
+    D2Q_UNROLL
+    for (int t = 0; t < kTokens; ++t) {
+      D2Q_UNROLL
+      for (int k = 0; k < kPlanes; ++k) {
+        high[t][k] = _mm256_add_epi32(high[t][k], other.high[t][k]);
+        low[t][k] = _mm256_add_epi32(low[t][k], other.low[t][k]);
+      }
+    }
+  }
+
+  void merge_nibbles() {
+    D2Q_UNROLL
+    for (int t = 0; t < kTokens; ++t) {
+      high[t][0] = _mm256_add_epi32(high[t][0], _mm256_slli_epi32(high[t][1], 4));
+      low[t][0] = _mm256_add_epi32(low[t][0], _mm256_slli_epi32(low[t][1], 4));
+    }
+  }
+
+  void add_block(const uint8_t* step, int64_t n_steps, const int8_t* x_high, const int8_t* x_low,
+                 int64_t stride) {
+    clear();
+    if (n_steps <= kStepsInInt16) {
+      for (int64_t s = 0; s < n_steps; ++s) {
+        add_step(step + s * step_bytes(kBits), x_high + s * kStepColumns, x_low + s * kStepColumns,
+                 stride);
+      }
+      widen();
+    } else {
+      for (int64_t begin = 0; begin < n_steps; begin += kStepsInInt16) {
+        BlockDots part;
+        part.clear();
+        const int64_t end = begin + kStepsInInt16 < n_steps ? begin + kStepsInInt16 : n_steps;
+        for (int64_t s = begin; s < end; ++s) {
+          part.add_step(step + s * step_bytes(kBits), x_high + s * kStepColumns,
+                        x_low + s * kStepColumns, stride);
+        }
+        part.widen();
+        add_widened(part);
+      }
+    }
+    if constexpr (kBits == 8) merge_nibbles();
+  }
+
+  __m256 dot(int t, int k) const {
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(low[t][k]), _mm256_set1_ps(kLowDigit),
+                           _mm256_cvtepi32_ps(high[t][k]));
+  }
+};
+
+void prefetch(const uint8_t* begin, int64_t n_bytes) {
+  for (int64_t i = 0; i < n_bytes; i += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(begin + i + kPrefetchBytes), _MM_HINT_T0);
+  }
+}
+
+template <PackedFormat kFormat, int kTokens>
+void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, int64_t first_token,
+                    float* y) {
+  constexpr int64_t kStepBytes = step_bytes(bits_of(kFormat));
+  constexpr int kParams = n_params_of(kFormat);
+  const uint8_t* step = tile.codes;
+  const int8_t* high = x.high + first_token * x.token_stride;
+  const int8_t* low = x.low + first_token * x.token_stride;
+  int64_t block = first_token * x.block_stride;
+  __m256 out[kTokens][2];
+  D2Q_UNROLL
+  for (int t = 0; t < kTokens; ++t) out[t][0] = out[t][1] = _mm256_setzero_ps();
+  for (int64_t group = 0; group < tile.n_groups; ++group) {
+    const uint16_t* scales = tile.scales + group * kParams * kRows;
+    int64_t left = group + 1 == tile.n_groups ? tile.last_group_steps : tile.group_steps;
+    for (; left > 0; ++block) {
+      const int64_t n_steps = left < kBlockSteps ? left : kBlockSteps;
+      left -= n_steps;
+      prefetch(step, n_steps * kStepBytes);
+      D2Q_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        BlockDots<kFormat, kTokens> dots;
+        dots.add_block(step + half * kHalfAtomBytes, n_steps, high, low, x.token_stride);
+        __m256 params[kParams];
+        D2Q_UNROLL
+        for (int k = 0; k < kParams; ++k) {
+          params[k] = load_half8(scales + k * kRows + half * kHalfRows);
+        }
+        D2Q_UNROLL
+        for (int t = 0; t < kTokens; ++t) {
+          const __m256 scale = _mm256_set1_ps(x.scale[t * x.block_stride + block]);
+          const __m256 sum = _mm256_set1_ps(x.sum[t * x.block_stride + block]);
+          if constexpr (is_sign_planes(kFormat)) {
+            D2Q_UNROLL
+            for (int k = 0; k < kParams; ++k) {
+              const __m256 dot = dots.dot(t, k);
+              // Plane 1 is doubled already, which commutes with rounding.
+              const __m256 centred = k == 1 ? _mm256_sub_ps(dot, sum)
+                                            : _mm256_fmsub_ps(_mm256_set1_ps(2.0f), dot, sum);
+              out[t][half] =
+                  _mm256_fmadd_ps(_mm256_mul_ps(params[k], scale), centred, out[t][half]);
+            }
+          } else {
+            const __m256 centred = _mm256_fnmadd_ps(params[1], sum, dots.dot(t, 0));
+            out[t][half] = _mm256_fmadd_ps(_mm256_mul_ps(params[0], scale), centred, out[t][half]);
+          }
+        }
+      }
+      step += n_steps * kStepBytes;
+      high += n_steps * kStepColumns;
+      low += n_steps * kStepColumns;
+    }
+  }
+  D2Q_UNROLL
+  for (int t = 0; t < kTokens; ++t) {
+    _mm256_storeu_ps(y + t * kRows, out[t][0]);
+    _mm256_storeu_ps(y + t * kRows + kHalfRows, out[t][1]);
+  }
+}
+
+/// Two tokens at a time: more would spill the 16 registers.
+template <PackedFormat kFormat>
+void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept {
+  int64_t token = 0;
+  for (; token + 2 <= x.n_tokens; token += 2) {
+    mat_vec_tokens<kFormat, 2>(tile, x, token, y + token * kRows);
+  }
+  if (token < x.n_tokens) mat_vec_tokens<kFormat, 1>(tile, x, token, y + token * kRows);
+}
+
+/// f32 bits rounded to bf16 in the low halves, nearest even; NaN becomes a quiet NaN.
+__m256i round_to_bf16(__m256 value) {
+  const __m256i bits = _mm256_castps_si256(value);
+  const __m256i top = _mm256_srli_epi32(bits, 16);
+  const __m256i odd = _mm256_and_si256(top, _mm256_set1_epi32(1));
+  const __m256i bias = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, bias), 16);
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(value, value, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(rounded, _mm256_or_si256(top, _mm256_set1_epi32(0x40)), nan);
+}
+
+int32_t load_dword(const uint8_t* bytes) {
+  int32_t dword = 0;
+  __builtin_memcpy(&dword, bytes, 4);
+  return dword;
+}
+
+/// The codes of 8 columns of one row in 32-bit lanes, columns 8 * part to 8 * part + 7 of the step.
+template <PackedFormat kFormat>
+__m256i row_codes(const uint8_t* step, int64_t row, int part) {
+  constexpr int kBits = bits_of(kFormat);
+  const uint8_t* base = step + 4 * row;
+  if constexpr (kBits == 8) {
+    const uint8_t* atom = base + part * 2 * kAtomBytes;
+    return _mm256_cvtepu8_epi32(
+        _mm_set_epi32(0, 0, load_dword(atom + kAtomBytes), load_dword(atom)));
+  } else if constexpr (kBits == 4) {
+    const __m256i dword = _mm256_set1_epi32(load_dword(base + part * kAtomBytes));
+    const __m256i codes = _mm256_srlv_epi32(dword, _mm256_set_epi32(28, 20, 12, 4, 24, 16, 8, 0));
+    return _mm256_and_si256(codes, _mm256_set1_epi32(15));
+  } else {
+    const __m256i dword = _mm256_set1_epi32(load_dword(base + part / 2 * kAtomBytes));
+    const __m256i shifts = _mm256_add_epi32(_mm256_set_epi32(26, 18, 10, 2, 24, 16, 8, 0),
+                                            _mm256_set1_epi32(part % 2 * 4));
+    const __m256i low = _mm256_and_si256(_mm256_srlv_epi32(dword, shifts), _mm256_set1_epi32(3));
+    if constexpr (kBits == 2) return low;
+    const __m256i third = _mm256_set1_epi32(load_dword(base + 2 * kAtomBytes));
+    const __m256i places =
+        _mm256_add_epi32(_mm256_set_epi32(25, 17, 9, 1, 24, 16, 8, 0), _mm256_set1_epi32(part * 2));
+    const __m256i high = _mm256_and_si256(_mm256_srlv_epi32(third, places), _mm256_set1_epi32(1));
+    return _mm256_or_si256(low, _mm256_slli_epi32(high, 2));
+  }
+}
+
+/// What the codes 0 to 7 of a row of sign planes stand for.
+template <PackedFormat kFormat>
+__m256 level_table(const uint16_t* row_scales) {
+  const __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+  constexpr int kPlanes = bits_of(kFormat);
+  __m256 sum = _mm256_setzero_ps();
+  D2Q_UNROLL
+  for (int k = 0; k < kPlanes; ++k) {
+    const __m256 r = _mm256_set1_ps(_cvtsh_ss(row_scales[k * kRows]));
+    const __m256i set = _mm256_slli_epi32(lane, 31 - k);  // the bit, as a sign
+    const __m256 negative = _mm256_xor_ps(r, _mm256_set1_ps(-0.0f));
+    const __m256 term = _mm256_blendv_ps(negative, r, _mm256_castsi256_ps(set));
+    sum = k == 0 ? term : _mm256_add_ps(sum, term);
+  }
+  return sum;
+}
+
+void store_row(float* out, const __m256* weights) {
+  _mm256_storeu_ps(out, weights[0]);
+  _mm256_storeu_ps(out + 8, weights[1]);
+}
+
+void store_row(uint16_t* out, const __m256* weights) {
+  const __m256i packed = _mm256_packus_epi32(round_to_bf16(weights[0]), round_to_bf16(weights[1]));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permute4x64_epi64(packed, 0xd8));
+}
+
+template <PackedFormat kFormat, typename Out>
+void dequantize(const uint8_t* codes, const uint16_t* scales, int64_t n_steps, Out* out,
+                int64_t row_stride) noexcept {
+  for (int64_t row = 0; row < kRows; ++row) {
+    __m256 levels = _mm256_setzero_ps();
+    if constexpr (is_sign_planes(kFormat)) levels = level_table<kFormat>(scales + row);
+    const __m256 scale = _mm256_set1_ps(_cvtsh_ss(scales[row]));
+    const __m256 zero = _mm256_set1_ps(_cvtsh_ss(scales[kRows + row]));
+    for (int64_t s = 0; s < n_steps; ++s) {
+      const uint8_t* step = codes + s * step_bytes(bits_of(kFormat));
+      D2Q_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        __m256 weights[2];
+        D2Q_UNROLL
+        for (int i = 0; i < 2; ++i) {
+          const __m256i code = row_codes<kFormat>(step, row, 2 * half + i);
+          if constexpr (is_sign_planes(kFormat)) {
+            weights[i] = _mm256_permutevar8x32_ps(levels, code);
+          } else {
+            weights[i] = _mm256_mul_ps(scale, _mm256_sub_ps(_mm256_cvtepi32_ps(code), zero));
+          }
+        }
+        store_row(out + row * row_stride + 32 * s + 16 * half, weights);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+const PackedKernels kPackedKernelsAvx2 = {
+    "avx2",
+    quantize_block,
+    {mat_vec<kUniform2>, mat_vec<kUniform3>, mat_vec<kUniform4>, mat_vec<kUniform8>,
+     mat_vec<kSignPlanes2>, mat_vec<kSignPlanes3>},
+    {dequantize<kUniform2, float>, dequantize<kUniform3, float>, dequantize<kUniform4, float>,
+     dequantize<kUniform8, float>, dequantize<kSignPlanes2, float>,
+     dequantize<kSignPlanes3, float>},
+    {dequantize<kUniform2, uint16_t>, dequantize<kUniform3, uint16_t>,
+     dequantize<kUniform4, uint16_t>, dequantize<kUniform8, uint16_t>,
+     dequantize<kSignPlanes2, uint16_t>, dequantize<kSignPlanes3, uint16_t>}};
+
+}  // namespace d2q

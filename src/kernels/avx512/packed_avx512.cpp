@@ -1,0 +1,345 @@
+// The packed kernels with AVX-512 VNNI. Lanes are the 16 rows of a tile, so sums stay in lanes and
+// the parameters apply to them without shuffles; x enters as a broadcast dword of four columns.
+#include <cstdint>
+
+#include "codec/packed_atoms.h"
+#include "kernels/avx512/intrinsics.h"
+#include "kernels/packed_kernels.h"
+#include "kernels/unroll.h"
+
+namespace d2q {
+namespace {
+
+constexpr int64_t kRows = 16;
+/// Far enough ahead to cover DRAM latency at the rate one core streams; measured flat from 2 to 8
+/// KB.
+constexpr int64_t kPrefetchBytes = 4096;
+
+void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, float* scale,
+                    float* sum) noexcept {
+  const int64_t n_vectors = n_steps * 2;
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  __m512i largest = _mm512_setzero_si512();
+  for (int64_t i = 0; i < n_vectors; ++i) {
+    const __m512i bits = _mm512_castps_si512(_mm512_loadu_ps(x + 16 * i));
+    largest = _mm512_max_epu32(largest, _mm512_and_si512(bits, magnitude));
+  }
+  const uint32_t largest_bits = _mm512_reduce_max_epu32(largest);
+  float max = 0.0f;
+  __builtin_memcpy(&max, &largest_bits, 4);
+  const bool finite = largest_bits < 0x7f800000u;
+  const bool zero = !finite || max < kSmallestActivation;
+  const __m512 inverse = _mm512_set1_ps(zero ? 0.0f : kActivationLevels / max);
+  const __m512 low_digit = _mm512_set1_ps(kLowDigit);
+  const __m512i base = _mm512_set1_epi32(254);
+  const __mmask16 keep = finite ? __mmask16(0xffff) : __mmask16(0);
+  __m512i high_sum = _mm512_setzero_si512();
+  __m512i low_sum = _mm512_setzero_si512();
+  for (int64_t i = 0; i < n_vectors; ++i) {
+    const __m512i q =
+        _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(_mm512_loadu_ps(x + 16 * i), inverse));
+    const __m512i h = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(q), low_digit));
+    const __m512i l = _mm512_sub_epi32(q, _mm512_mullo_epi32(h, base));
+    high_sum = _mm512_add_epi32(high_sum, h);
+    low_sum = _mm512_add_epi32(low_sum, l);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(high + 16 * i), _mm512_cvtepi32_epi8(h));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(low + 16 * i), _mm512_cvtepi32_epi8(l));
+  }
+  *scale = finite ? (zero ? 0.0f : max * (1.0f / 127.0f)) : __builtin_nanf("");
+  *sum = __builtin_fmaf(static_cast<float>(_mm512_reduce_add_epi32(low_sum)), kLowDigit,
+                        static_cast<float>(_mm512_reduce_add_epi32(high_sum)));
+}
+
+__m512i load_atom(const uint8_t* atom) {
+  _mm_prefetch(reinterpret_cast<const char*>(atom + kPrefetchBytes), _MM_HINT_T0);
+  return _mm512_loadu_si512(atom);
+}
+
+__m512i broadcast_columns(const int8_t* x) {
+  int32_t four = 0;
+  __builtin_memcpy(&four, x, 4);
+  return _mm512_set1_epi32(four);
+}
+
+__m512 load_half16(const uint16_t* halves) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
+}
+
+/// Integer dot products of one block, for kTokens tokens. Plane 1 is kept doubled: its bit is used
+/// where it stands, as the value 2.
+template <PackedFormat kFormat, int kTokens>
+struct BlockDots {
+  static constexpr int kPlanes = is_sign_planes(kFormat) ? bits_of(kFormat) : 1;
+  __m512i high[kTokens][kPlanes];
+  __m512i low[kTokens][kPlanes];
+
+  void clear() {
+    D2Q_UNROLL
+    for (int t = 0; t < kTokens; ++t) {
+      D2Q_UNROLL
+      for (int k = 0; k < kPlanes; ++k) high[t][k] = low[t][k] = _mm512_setzero_si512();
+    }
+  }
+
+  /// values[k]: unsigned bytes, four columns a lane; x: the same four columns.
+  void add(const __m512i* values, const int8_t* x_high, const int8_t* x_low, int64_t stride) {
+    D2Q_UNROLL
+    for (int t = 0; t < kTokens; ++t) {
+      const __m512i h = broadcast_columns(x_high + t * stride);
+      const __m512i l = broadcast_columns(x_low + t * stride);
+      D2Q_UNROLL
+      for (int k = 0; k < kPlanes; ++k) {
+        high[t][k] = _mm512_dpbusd_epi32(high[t][k], values[k], h);
+        low[t][k] = _mm512_dpbusd_epi32(low[t][k], values[k], l);
+      }
+    }
+  }
+
+  void add_step(const uint8_t* step, const int8_t* x_high, const int8_t* x_low, int64_t stride) {
+    constexpr int kBits = bits_of(kFormat);
+    constexpr int kField = kBits == 3 ? 2 : kBits;
+    constexpr int kAtoms = kField;          // atoms of 2-, 4- or 8-bit fields
+    constexpr int kPositions = 8 / kField;  // fields of a byte
+    __m512i third = _mm512_setzero_si512();
+    if constexpr (kBits == 3) third = load_atom(step + 2 * kAtomBytes);
+    D2Q_UNROLL
+    for (int atom = 0; atom < kAtoms; ++atom) {
+      const __m512i codes = load_atom(step + atom * kAtomBytes);
+      D2Q_UNROLL
+      for (int p = 0; p < kPositions; ++p) {
+        const __m512i field = p == 0 ? codes : _mm512_srli_epi32(codes, p * kField);
+        const int bit = atom * kPositions + p;  // of the third plane
+        __m512i values[3];
+        if constexpr (is_sign_planes(kFormat)) {
+          values[0] = _mm512_and_si512(field, _mm512_set1_epi8(1));
+          values[1] = _mm512_and_si512(field, _mm512_set1_epi8(2));
+          if constexpr (kBits == 3) {
+            const __m512i shifted = bit == 0 ? third : _mm512_srli_epi32(third, bit);
+            values[2] = _mm512_and_si512(shifted, _mm512_set1_epi8(1));
+          }
+        } else if constexpr (kBits == 3) {
+          const __m512i shifted =
+              bit <= 2 ? _mm512_slli_epi32(third, 2 - bit) : _mm512_srli_epi32(third, bit - 2);
+          const __m512i high_bit = _mm512_and_si512(shifted, _mm512_set1_epi8(4));
+          values[0] = _mm512_ternarylogic_epi32(high_bit, field, _mm512_set1_epi8(3), 0xf8);
+        } else if constexpr (kBits == 8) {
+          values[0] = field;
+        } else {
+          values[0] = _mm512_and_si512(field, _mm512_set1_epi8((1 << kBits) - 1));
+        }
+        const int64_t column = 4 * bit;
+        add(values, x_high + column, x_low + column, stride);
+      }
+    }
+  }
+
+  __m512 dot(int t, int k) const {
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(low[t][k]), _mm512_set1_ps(kLowDigit),
+                           _mm512_cvtepi32_ps(high[t][k]));
+  }
+};
+
+template <PackedFormat kFormat, int kTokens>
+void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, float* y) {
+  constexpr int64_t kStepBytes = step_bytes(bits_of(kFormat));
+  constexpr int kParams = n_params_of(kFormat);
+  const uint8_t* step = tile.codes;
+  const int8_t* high = x.high;
+  const int8_t* low = x.low;
+  int64_t block = 0;
+  __m512 out[kTokens];
+  D2Q_UNROLL
+  for (int t = 0; t < kTokens; ++t) out[t] = _mm512_setzero_ps();
+  for (int64_t group = 0; group < tile.n_groups; ++group) {
+    const uint16_t* scales = tile.scales + group * kParams * kRows;
+    int64_t left = group + 1 == tile.n_groups ? tile.last_group_steps : tile.group_steps;
+    for (; left > 0; ++block) {
+      const int64_t n_steps = left < kBlockSteps ? left : kBlockSteps;
+      left -= n_steps;
+      BlockDots<kFormat, kTokens> dots;
+      dots.clear();
+      for (int64_t s = 0; s < n_steps; ++s) {
+        dots.add_step(step, high, low, x.token_stride);
+        step += kStepBytes;
+        high += kStepColumns;
+        low += kStepColumns;
+      }
+      __m512 params[kParams];
+      D2Q_UNROLL
+      for (int k = 0; k < kParams; ++k) params[k] = load_half16(scales + k * kRows);
+      D2Q_UNROLL
+      for (int t = 0; t < kTokens; ++t) {
+        const __m512 scale = _mm512_set1_ps(x.scale[t * x.block_stride + block]);
+        const __m512 sum = _mm512_set1_ps(x.sum[t * x.block_stride + block]);
+        if constexpr (is_sign_planes(kFormat)) {
+          D2Q_UNROLL
+          for (int k = 0; k < kParams; ++k) {
+            const __m512 dot = dots.dot(t, k);
+            // Plane 1 is doubled already, which commutes with rounding.
+            const __m512 centred =
+                k == 1 ? _mm512_sub_ps(dot, sum) : _mm512_fmsub_ps(_mm512_set1_ps(2.0f), dot, sum);
+            out[t] = _mm512_fmadd_ps(_mm512_mul_ps(params[k], scale), centred, out[t]);
+          }
+        } else {
+          const __m512 centred = _mm512_fnmadd_ps(params[1], sum, dots.dot(t, 0));
+          out[t] = _mm512_fmadd_ps(_mm512_mul_ps(params[0], scale), centred, out[t]);
+        }
+      }
+    }
+  }
+  D2Q_UNROLL
+  for (int t = 0; t < kTokens; ++t) _mm512_storeu_ps(y + t * kRows, out[t]);
+}
+
+template <PackedFormat kFormat>
+void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept {
+  switch (x.n_tokens) {
+    case 1:
+      return mat_vec_tokens<kFormat, 1>(tile, x, y);
+    case 2:
+      return mat_vec_tokens<kFormat, 2>(tile, x, y);
+    case 3:
+      return mat_vec_tokens<kFormat, 3>(tile, x, y);
+    default:
+      return mat_vec_tokens<kFormat, 4>(tile, x, y);
+  }
+}
+
+/// f32 bits rounded to bf16 in the low halves, nearest even; NaN becomes a quiet NaN.
+__m512i round_to_bf16(__m512 value) {
+  const __m512i bits = _mm512_castps_si512(value);
+  const __m512i top = _mm512_srli_epi32(bits, 16);
+  const __m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));
+  const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, bias), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+  return _mm512_mask_or_epi32(rounded, nan, top, _mm512_set1_epi32(0x40));
+}
+
+float half_to_float(uint16_t half) { return _cvtsh_ss(half); }
+
+int32_t load_dword(const uint8_t* bytes) {
+  int32_t dword = 0;
+  __builtin_memcpy(&dword, bytes, 4);
+  return dword;
+}
+
+/// What the codes 0, 1, 2, ... of a row stand for, repeated to 16 lanes (formats of at most 4
+/// bits).
+template <PackedFormat kFormat>
+__m512 level_table(const uint16_t* row_scales) {
+  const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  if constexpr (is_sign_planes(kFormat)) {
+    constexpr int kPlanes = bits_of(kFormat);
+    __m512 sum = _mm512_setzero_ps();
+    D2Q_UNROLL
+    for (int k = 0; k < kPlanes; ++k) {
+      const __m512 r = _mm512_set1_ps(half_to_float(row_scales[k * kRows]));
+      const __mmask16 set = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(1 << k));
+      const __m512 negative = _mm512_xor_ps(r, _mm512_set1_ps(-0.0f));
+      const __m512 term = _mm512_mask_blend_ps(set, negative, r);
+      sum = k == 0 ? term : _mm512_add_ps(sum, term);
+    }
+    return sum;
+  } else {
+    const __m512 code =
+        _mm512_cvtepi32_ps(_mm512_and_si512(lane, _mm512_set1_epi32((1 << bits_of(kFormat)) - 1)));
+    const __m512 zero = _mm512_set1_ps(half_to_float(row_scales[kRows]));
+    return _mm512_mul_ps(_mm512_set1_ps(half_to_float(row_scales[0])), _mm512_sub_ps(code, zero));
+  }
+}
+
+/// The codes of 16 columns of one row, in 32-bit lanes; bits above the code are arbitrary up to the
+/// lane's bit 4, where the level table's lookup stops reading. `half` is 0 or 1 within the step.
+template <PackedFormat kFormat>
+__m512i row_codes(const uint8_t* step, int64_t row, int half) {
+  constexpr int kBits = bits_of(kFormat);
+  const uint8_t* base = step + 4 * row;
+  if constexpr (kBits == 8) {
+    const uint8_t* atom = base + half * 4 * kAtomBytes;
+    return _mm512_cvtepu8_epi32(_mm_set_epi32(load_dword(atom + 3 * kAtomBytes),
+                                              load_dword(atom + 2 * kAtomBytes),
+                                              load_dword(atom + kAtomBytes), load_dword(atom)));
+  } else if constexpr (kBits == 4) {
+    const uint8_t* atom = base + half * 2 * kAtomBytes;
+    const __m512i dwords = _mm512_mask_set1_epi32(_mm512_set1_epi32(load_dword(atom)), 0xff00,
+                                                  load_dword(atom + kAtomBytes));
+    const __m512i shifts =
+        _mm512_set_epi32(28, 20, 12, 4, 24, 16, 8, 0, 28, 20, 12, 4, 24, 16, 8, 0);
+    return _mm512_srlv_epi32(dwords, shifts);
+  } else {
+    const __m512i shifts =
+        _mm512_set_epi32(30, 22, 14, 6, 28, 20, 12, 4, 26, 18, 10, 2, 24, 16, 8, 0);
+    const __m512i dword = _mm512_set1_epi32(load_dword(base + half * kAtomBytes));
+    const __m512i low = _mm512_srlv_epi32(dword, shifts);
+    if constexpr (kBits == 2) return low;
+    // The third bit of column 4p + b is bit 8b + p of its atom's dword: rotated to bit 2.
+    const __m512i rotations =
+        _mm512_set_epi32(25, 17, 9, 1, 24, 16, 8, 0, 23, 15, 7, 31, 22, 14, 6, 30);
+    const __m512i offset = _mm512_add_epi32(rotations, _mm512_set1_epi32(half == 0 ? 0 : 4));
+    const __m512i third = _mm512_set1_epi32(load_dword(base + 2 * kAtomBytes));
+    const __m512i high = _mm512_and_si512(_mm512_rorv_epi32(third, offset), _mm512_set1_epi32(4));
+    return _mm512_ternarylogic_epi32(high, low, _mm512_set1_epi32(3), 0xf8);
+  }
+}
+
+void store_row(float* out, __m512 weights) { _mm512_storeu_ps(out, weights); }
+
+void store_row(uint16_t* out, __m512i bf16) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtepi32_epi16(bf16));
+}
+
+template <PackedFormat kFormat, typename Out>
+void dequantize(const uint8_t* codes, const uint16_t* scales, int64_t n_steps, Out* out,
+                int64_t row_stride) noexcept {
+  constexpr bool kToBf16 = sizeof(Out) == 2;
+  for (int64_t row = 0; row < kRows; ++row) {
+    Out* target = out + row * row_stride;
+    if constexpr (bits_of(kFormat) == 8) {
+      const __m512 scale = _mm512_set1_ps(half_to_float(scales[row]));
+      const __m512 zero = _mm512_set1_ps(half_to_float(scales[kRows + row]));
+      for (int64_t s = 0; s < n_steps; ++s) {
+        for (int half = 0; half < 2; ++half) {
+          const __m512i code = row_codes<kFormat>(codes + s * step_bytes(8), row, half);
+          const __m512 weights =
+              _mm512_mul_ps(scale, _mm512_sub_ps(_mm512_cvtepi32_ps(code), zero));
+          if constexpr (kToBf16)
+            store_row(target + 32 * s + 16 * half, round_to_bf16(weights));
+          else
+            store_row(target + 32 * s + 16 * half, weights);
+        }
+      }
+    } else {
+      const __m512 levels = level_table<kFormat>(scales + row);
+      const __m512i rounded = round_to_bf16(levels);
+      for (int64_t s = 0; s < n_steps; ++s) {
+        const uint8_t* step = codes + s * step_bytes(bits_of(kFormat));
+        D2Q_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          const __m512i code = row_codes<kFormat>(step, row, half);
+          Out* columns = target + 32 * s + 16 * half;
+          if constexpr (kToBf16)
+            store_row(columns, _mm512_permutexvar_epi32(code, rounded));
+          else
+            store_row(columns, _mm512_permutexvar_ps(code, levels));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+const PackedKernels kPackedKernelsAvx512 = {
+    "avx512",
+    quantize_block,
+    {mat_vec<kUniform2>, mat_vec<kUniform3>, mat_vec<kUniform4>, mat_vec<kUniform8>,
+     mat_vec<kSignPlanes2>, mat_vec<kSignPlanes3>},
+    {dequantize<kUniform2, float>, dequantize<kUniform3, float>, dequantize<kUniform4, float>,
+     dequantize<kUniform8, float>, dequantize<kSignPlanes2, float>,
+     dequantize<kSignPlanes3, float>},
+    {dequantize<kUniform2, uint16_t>, dequantize<kUniform3, uint16_t>,
+     dequantize<kUniform4, uint16_t>, dequantize<kUniform8, uint16_t>,
+     dequantize<kSignPlanes2, uint16_t>, dequantize<kSignPlanes3, uint16_t>}};
+
+}  // namespace d2q

@@ -1,0 +1,113 @@
+// The packed kernels of one ISA: a table of plain function pointers, one table in each ISA's
+// folder. Included by files that are compiled with ISA flags: nothing but <cstdint> and plain
+// structs here.
+//
+// Activations. A column group is cut into blocks of at most 128 columns (4 steps of 32). A block of
+// x becomes 16-bit integers q = round(x * 32258 / max|x|), each as two signed base-254 digits, so
+// that x ≈ scale * (high + low / 254) with |high|, |low| <= 127: both fit the byte operand of
+// vpdpbusd and vpmaddubsw. The error is at most max|x| / 64516 an element, 2.4e-5 of a Gaussian
+// vector's norm.
+//
+// Mat-vec. For every row, block and code plane (uniform: the code itself) the integer dot products
+// with both digits are exact. They meet the weights' parameters in f32 with fused multiply-adds in
+// this order, the same in every ISA, so all tables give the same bits:
+//   dot(plane) = fma(low dot, 1/254, high dot)          sum = fma(Σ low, 1/254, Σ high)
+//   planes:  y = fma(r_k * scale, fma(2, dot_k, -sum), y) for k = 0, 1(, 2)
+//   uniform: y = fma(weight scale * scale, fma(-zero, sum, dot), y)
+#pragma once
+
+#include <cstdint>
+
+namespace d2q {
+
+enum PackedFormat : int {
+  kUniform2,
+  kUniform3,
+  kUniform4,
+  kUniform8,
+  kSignPlanes2,
+  kSignPlanes3,
+  kNPackedFormats
+};
+
+constexpr int bits_of(PackedFormat format) {
+  switch (format) {
+    case kUniform2:
+    case kSignPlanes2:
+      return 2;
+    case kUniform3:
+    case kSignPlanes3:
+      return 3;
+    case kUniform4:
+      return 4;
+    case kUniform8:
+      return 8;
+    case kNPackedFormats:
+      break;
+  }
+  return 0;
+}
+
+constexpr bool is_sign_planes(PackedFormat format) {
+  return format == kSignPlanes2 || format == kSignPlanes3;
+}
+
+/// fp16 parameters of a row and group.
+constexpr int n_params_of(PackedFormat format) {
+  return is_sign_planes(format) ? bits_of(format) : 2;
+}
+
+inline constexpr int64_t kBlockSteps = 4;     // steps of 32 columns that share an activation scale
+inline constexpr int64_t kTokensPerPass = 4;  // tokens of one mat_vec call at most
+inline constexpr float kActivationLevels = 32258.0f;  // 127 * 254
+inline constexpr float kLowDigit = 1.0f / 254.0f;
+/// Blocks whose largest magnitude is below this count as zero: its reciprocal would overflow.
+inline constexpr float kSmallestActivation = 1e-30f;
+
+/// Up to kTokensPerPass tokens as two int8 digits.
+struct QuantizedTokens {
+  int64_t n_tokens = 0;
+  const int8_t* high = nullptr;  // [n_tokens, padded columns]: steps in the order of the codes
+  const int8_t* low = nullptr;   // the same shape
+  const float* scale = nullptr;  // [n_tokens, blocks]
+  const float* sum = nullptr;    // [n_tokens, blocks]: Σ high + Σ low / 254
+  int64_t token_stride = 0;      // padded columns
+  int64_t block_stride = 0;      // blocks
+};
+
+/// One row tile of 16 rows. No alignment is assumed.
+struct PackedTile {
+  const uint8_t* codes = nullptr;
+  const uint16_t* scales = nullptr;  // fp16 [n_groups, n_params, 16]
+  int64_t n_groups = 0;
+  int64_t group_steps = 0;  // of all groups but the last
+  int64_t last_group_steps = 0;
+};
+
+struct PackedKernels {
+  const char* name = nullptr;
+
+  /// x[32 * n_steps] as digits, n_steps <= kBlockSteps. Inf or NaN in x makes *scale NaN.
+  void (*quantize_block)(const float* x, int64_t n_steps, int8_t* high, int8_t* low, float* scale,
+                         float* sum) noexcept = nullptr;
+
+  /// y[n_tokens, 16] = the tile times each token.
+  using MatVec = void (*)(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept;
+  MatVec mat_vec[kNPackedFormats] = {};
+
+  /// One group of a tile as weights: out[row * row_stride + column], 16 rows, 32 * n_steps columns;
+  /// the same bits as dequantize_tile() of codec/.
+  using DequantizeF32 = void (*)(const uint8_t* codes, const uint16_t* scales, int64_t n_steps,
+                                 float* out, int64_t row_stride) noexcept;
+  /// The same rounded to bf16, nearest even.
+  using DequantizeBf16 = void (*)(const uint8_t* codes, const uint16_t* scales, int64_t n_steps,
+                                  uint16_t* out, int64_t row_stride) noexcept;
+  DequantizeF32 dequantize_f32[kNPackedFormats] = {};
+  DequantizeBf16 dequantize_bf16[kNPackedFormats] = {};
+};
+
+extern const PackedKernels kPackedKernelsScalar;
+extern const PackedKernels kPackedKernelsAvx2;
+extern const PackedKernels kPackedKernelsAvx512;
+
+}  // namespace d2q

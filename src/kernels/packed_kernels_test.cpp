@@ -1,0 +1,198 @@
+// Every ISA's table against the scalar one: the same bits.
+#include "kernels/packed_kernels.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "codec/packed_geometry.h"
+#include "kernels/isa.h"
+#include "kernels/packed_test_data.h"
+
+namespace d2q {
+namespace {
+
+struct NamedFormat {
+  PackedFormat format;
+  PackedKind kind;
+  int bits;
+};
+
+constexpr NamedFormat kFormats[] = {
+    {kUniform2, PackedKind::kUniform, 2},       {kUniform3, PackedKind::kUniform, 3},
+    {kUniform4, PackedKind::kUniform, 4},       {kUniform8, PackedKind::kUniform, 8},
+    {kSignPlanes2, PackedKind::kSignPlanes, 2}, {kSignPlanes3, PackedKind::kSignPlanes, 3}};
+
+/// Gaussian values with a few large outliers, as activations have.
+std::vector<float> random_activations(int64_t n, uint64_t seed) {
+  Rng rng(seed);
+  std::vector<float> x(static_cast<size_t>(n));
+  for (float& value : x) {
+    value = static_cast<float>(rng.gaussian() * (rng.below(64) == 0 ? 20.0 : 1.0));
+  }
+  return x;
+}
+
+struct Block {
+  std::vector<int8_t> high = std::vector<int8_t>(128);
+  std::vector<int8_t> low = std::vector<int8_t>(128);
+  float scale = 0.0f;
+  float sum = 0.0f;
+};
+
+Block quantized(const PackedKernels& kernels, const std::vector<float>& x) {
+  Block block;
+  kernels.quantize_block(x.data(), static_cast<int64_t>(x.size()) / 32, block.high.data(),
+                         block.low.data(), &block.scale, &block.sum);
+  return block;
+}
+
+class PackedKernelsTest : public testing::TestWithParam<Isa> {
+ protected:
+  const PackedKernels& kernels() const { return packed_kernels(GetParam()); }
+};
+
+TEST_P(PackedKernelsTest, QuantizedActivationsHaveTheSameBits) {
+  for (const int64_t n : {32, 64, 96, 128}) {
+    for (uint64_t seed = 0; seed < 50; ++seed) {
+      std::vector<float> x = random_activations(n, seed);
+      // Powers of ten down to where the block counts as zero.
+      for (float& value : x) value *= std::pow(10.0f, 3.0f - static_cast<float>(seed));
+      const Block expected = quantized(kPackedKernelsScalar, x);
+      const Block found = quantized(kernels(), x);
+      ASSERT_EQ(found.high, expected.high);
+      ASSERT_EQ(found.low, expected.low);
+      ASSERT_EQ(std::bit_cast<uint32_t>(found.scale), std::bit_cast<uint32_t>(expected.scale));
+      ASSERT_EQ(std::bit_cast<uint32_t>(found.sum), std::bit_cast<uint32_t>(expected.sum));
+    }
+  }
+}
+
+TEST_P(PackedKernelsTest, QuantizedActivationsAreWithinHalfAStep) {
+  const std::vector<float> x = random_activations(128, 3);
+  const Block block = quantized(kernels(), x);
+  float max = 0.0f;
+  for (const float value : x) max = std::max(max, std::fabs(value));
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double value = block.scale * (block.high[i] + block.low[i] / 254.0);
+    // Half a step of max / 32258, and three roundings of f32 on the way to the integer.
+    EXPECT_NEAR(value, x[i], max * (0.5 / 32258 + 4 * 6e-8)) << i;
+  }
+}
+
+TEST_P(PackedKernelsTest, NonFiniteActivationsMakeTheScaleNan) {
+  for (const float bad :
+       {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
+        std::numeric_limits<float>::quiet_NaN()}) {
+    std::vector<float> x(64, 1.0f);
+    x[37] = bad;
+    EXPECT_TRUE(std::isnan(quantized(kernels(), x).scale));
+  }
+}
+
+TEST_P(PackedKernelsTest, ZeroActivationsAreZero) {
+  const Block block = quantized(kernels(), std::vector<float>(64, -0.0f));
+  EXPECT_EQ(block.scale, 0.0f);
+  EXPECT_EQ(block.sum, 0.0f);
+}
+
+/// Digits at their extremes: every sum at the bound that the int16 accumulators are sized by.
+struct Tokens {
+  std::vector<int8_t> high, low;
+  std::vector<float> scale, sum;
+  QuantizedTokens view;
+
+  Tokens(const PackedGeometry& geometry, int64_t n_tokens, uint64_t seed) {
+    const int64_t padded = geometry.tile_steps * 32;
+    const auto blocks_of = [](int64_t steps) { return (steps + kBlockSteps - 1) / kBlockSteps; };
+    const int64_t blocks = (geometry.n_groups - 1) * blocks_of(geometry.group_steps) +
+                           blocks_of(geometry.last_group_steps);
+    Rng rng(seed);
+    const auto digit = [&]() -> int8_t {
+      if (seed == 0) return 127;
+      if (seed == 1) return -127;
+      return static_cast<int8_t>(static_cast<int>(rng.below(255)) - 127);
+    };
+    for (int64_t i = 0; i < n_tokens * padded; ++i) {
+      high.push_back(digit());
+      low.push_back(digit());
+    }
+    for (int64_t i = 0; i < n_tokens * blocks; ++i) {
+      scale.push_back(static_cast<float>(rng.uniform() + 0.1));
+      sum.push_back(static_cast<float>(rng.gaussian() * 1000));
+    }
+    view = {n_tokens, high.data(), low.data(), scale.data(), sum.data(), padded, blocks};
+  }
+};
+
+TEST_P(PackedKernelsTest, MatVecHasTheBitsOfTheScalarOne) {
+  for (const NamedFormat& format : kFormats) {
+    for (const auto& [cols, group_size] : {std::pair<int64_t, int64_t>{128, 128},
+                                           {256, 128},
+                                           {96, 32},
+                                           {160, 64},
+                                           {200, 100},
+                                           {97, 1},
+                                           {1000, 1000},
+                                           {513, 256}}) {
+      const PackedLayout layout{format.kind, format.bits, 16, cols, group_size};
+      for (uint64_t seed = 0; seed < 4; ++seed) {
+        PackedStorage w = random_packed(layout, seed);
+        if (seed < 2) std::fill(w.codes.begin(), w.codes.end(), uint8_t{0xff});
+        const PackedGeometry geometry = geometry_of(layout);
+        const PackedTile tile = {w.codes.data(), &w.scales.data()->bits, geometry.n_groups,
+                                 geometry.group_steps, geometry.last_group_steps};
+        for (int64_t n_tokens = 1; n_tokens <= kTokensPerPass; ++n_tokens) {
+          const Tokens tokens(geometry, n_tokens, seed);
+          std::vector<float> expected(static_cast<size_t>(n_tokens) * 16);
+          std::vector<float> found(expected.size());
+          kPackedKernelsScalar.mat_vec[format.format](tile, tokens.view, expected.data());
+          kernels().mat_vec[format.format](tile, tokens.view, found.data());
+          for (size_t i = 0; i < found.size(); ++i) {
+            ASSERT_EQ(std::bit_cast<uint32_t>(found[i]), std::bit_cast<uint32_t>(expected[i]))
+                << "format " << format.format << " cols " << cols << " group " << group_size
+                << " tokens " << n_tokens << " seed " << seed << " at " << i;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(PackedKernelsTest, DequantizedTilesHaveTheBitsOfTheCodec) {
+  for (const NamedFormat& format : kFormats) {
+    for (const int64_t cols : {32, 96, 128}) {
+      const PackedLayout layout{format.kind, format.bits, 16, cols, cols};
+      const PackedStorage w = random_packed(layout, 11);
+      const int64_t stride = cols + 5;
+      const auto size = static_cast<size_t>(16 * stride);
+      std::vector<float> expected(size, 7.0f);
+      std::vector<float> found(size, 7.0f);
+      std::vector<uint16_t> rounded(size, 7);
+      dequantize_tile(w.view(), 0, 0, expected.data(), stride);
+      const uint16_t* scales = &w.scales.data()->bits;
+      kernels().dequantize_f32[format.format](w.codes.data(), scales, cols / 32, found.data(),
+                                              stride);
+      kernels().dequantize_bf16[format.format](w.codes.data(), scales, cols / 32, rounded.data(),
+                                               stride);
+      for (int64_t r = 0; r < 16; ++r) {
+        for (int64_t c = 0; c < stride; ++c) {
+          const auto i = static_cast<size_t>(r * stride + c);
+          ASSERT_EQ(std::bit_cast<uint32_t>(found[i]), std::bit_cast<uint32_t>(expected[i]))
+              << "format " << format.format << " row " << r << " column " << c;
+          ASSERT_EQ(rounded[i], c < cols ? to_bfloat16(expected[i]).bits : 7)
+              << "format " << format.format << " row " << r << " column " << c;
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Isas, PackedKernelsTest, testing::ValuesIn(available_isas()),
+                         [](const auto& instance) { return std::string(name_of(instance.param)); });
+
+}  // namespace
+}  // namespace d2q

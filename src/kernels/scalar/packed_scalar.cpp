@@ -1,0 +1,158 @@
+// The packed kernels in plain C++: the specification of the other tables.
+#include <bit>
+#include <cmath>
+
+#include "base/half.h"
+#include "codec/packed_atoms.h"
+#include "codec/packed_geometry.h"
+#include "codec/packed_matrix.h"
+#include "kernels/packed_kernels.h"
+
+namespace d2q {
+namespace {
+
+constexpr PackedKind kind_of(PackedFormat format) {
+  return is_sign_planes(format) ? PackedKind::kSignPlanes : PackedKind::kUniform;
+}
+
+void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, float* scale,
+                    float* sum) noexcept {
+  const int64_t size = n_steps * kStepColumns;
+  // As integers, magnitudes order like floats, with Inf and NaN above every finite one.
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < size; ++i) {
+    const uint32_t magnitude = std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu;
+    if (magnitude > largest) largest = magnitude;
+  }
+  const float max = std::bit_cast<float>(largest);
+  const bool finite = largest < 0x7f800000u;
+  const bool zero = !finite || max < kSmallestActivation;
+  const float inverse = zero ? 0.0f : kActivationLevels / max;
+  int32_t high_sum = 0;
+  int32_t low_sum = 0;
+  for (int64_t i = 0; i < size; ++i) {
+    const float q = finite ? std::nearbyint(x[i] * inverse) : 0.0f;
+    const float high_digit = std::nearbyint(q * kLowDigit);
+    const float low_digit = q - 254.0f * high_digit;  // exact: integers below 2^24
+    high[i] = static_cast<int8_t>(high_digit);
+    low[i] = static_cast<int8_t>(low_digit);
+    high_sum += high[i];
+    low_sum += low[i];
+  }
+  *scale = finite ? (zero ? 0.0f : max * (1.0f / 127.0f)) : std::bit_cast<float>(0x7fc00000u);
+  *sum = std::fma(static_cast<float>(low_sum), kLowDigit, static_cast<float>(high_sum));
+}
+
+/// Dot products of one block with both digits, for the 16 rows of a tile and each plane.
+template <PackedFormat kFormat>
+struct BlockDots {
+  static constexpr int kPlanes = is_sign_planes(kFormat) ? bits_of(kFormat) : 1;
+  int32_t high[kPlanes][kTileRows] = {};
+  int32_t low[kPlanes][kTileRows] = {};
+
+  void add_step(const uint8_t* step, const int8_t* x_high, const int8_t* x_low) {
+    constexpr int kBits = bits_of(kFormat);
+    for (int64_t row = 0; row < kTileRows; ++row) {
+      for (int64_t column = 0; column < kStepColumns; ++column) {
+        const int code = read_code(kBits, step, row, column);
+        for (int plane = 0; plane < kPlanes; ++plane) {
+          const int value = is_sign_planes(kFormat) ? (code >> plane) & 1 : code;
+          high[plane][row] += value * x_high[column];
+          low[plane][row] += value * x_low[column];
+        }
+      }
+    }
+  }
+
+  float dot(int plane, int64_t row) const {
+    return std::fma(static_cast<float>(low[plane][row]), kLowDigit,
+                    static_cast<float>(high[plane][row]));
+  }
+};
+
+template <PackedFormat kFormat>
+void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept {
+  constexpr int64_t kStepBytes = step_bytes(bits_of(kFormat));
+  constexpr int kParams = n_params_of(kFormat);
+  for (int64_t token = 0; token < x.n_tokens; ++token) {
+    float* out = y + token * kTileRows;
+    for (int64_t row = 0; row < kTileRows; ++row) out[row] = 0.0f;
+    const uint8_t* step = tile.codes;
+    const int8_t* high = x.high + token * x.token_stride;
+    const int8_t* low = x.low + token * x.token_stride;
+    int64_t block = token * x.block_stride;
+    for (int64_t group = 0; group < tile.n_groups; ++group) {
+      const uint16_t* params = tile.scales + group * kParams * kTileRows;
+      int64_t left = group + 1 == tile.n_groups ? tile.last_group_steps : tile.group_steps;
+      for (; left > 0; ++block) {
+        const int64_t n_steps = left < kBlockSteps ? left : kBlockSteps;
+        left -= n_steps;
+        BlockDots<kFormat> dots;
+        for (int64_t s = 0; s < n_steps; ++s) {
+          dots.add_step(step, high, low);
+          step += kStepBytes;
+          high += kStepColumns;
+          low += kStepColumns;
+        }
+        for (int64_t row = 0; row < kTileRows; ++row) {
+          if constexpr (is_sign_planes(kFormat)) {
+            for (int k = 0; k < kParams; ++k) {
+              const float r = to_float(Half{params[k * kTileRows + row]}) * x.scale[block];
+              out[row] = std::fma(r, std::fma(2.0f, dots.dot(k, row), -x.sum[block]), out[row]);
+            }
+          } else {
+            const float scale = to_float(Half{params[row]}) * x.scale[block];
+            const float zero = to_float(Half{params[kTileRows + row]});
+            out[row] = std::fma(scale, std::fma(-zero, x.sum[block], dots.dot(0, row)), out[row]);
+          }
+        }
+      }
+    }
+  }
+}
+
+template <PackedFormat kFormat, typename Out, typename Convert>
+void dequantize(const uint8_t* codes, const uint16_t* scales, int64_t n_steps, Out* out,
+                int64_t row_stride, Convert convert) {
+  constexpr int kBits = bits_of(kFormat);
+  constexpr int kParams = n_params_of(kFormat);
+  Out levels[1 << kBits];
+  for (int64_t row = 0; row < kTileRows; ++row) {
+    float params[kParams];
+    for (int k = 0; k < kParams; ++k) params[k] = to_float(Half{scales[k * kTileRows + row]});
+    for (int code = 0; code < (1 << kBits); ++code) {
+      levels[code] = convert(weight_of(kind_of(kFormat), kBits, params, code));
+    }
+    for (int64_t c = 0; c < n_steps * kStepColumns; ++c) {
+      const uint8_t* step = codes + c / kStepColumns * step_bytes(kBits);
+      out[row * row_stride + c] = levels[read_code(kBits, step, row, c % kStepColumns)];
+    }
+  }
+}
+
+template <PackedFormat kFormat>
+void dequantize_f32(const uint8_t* codes, const uint16_t* scales, int64_t n_steps, float* out,
+                    int64_t row_stride) noexcept {
+  dequantize<kFormat>(codes, scales, n_steps, out, row_stride, [](float w) { return w; });
+}
+
+template <PackedFormat kFormat>
+void dequantize_bf16(const uint8_t* codes, const uint16_t* scales, int64_t n_steps, uint16_t* out,
+                     int64_t row_stride) noexcept {
+  dequantize<kFormat>(codes, scales, n_steps, out, row_stride,
+                      [](float w) { return to_bfloat16(w).bits; });
+}
+
+}  // namespace
+
+const PackedKernels kPackedKernelsScalar = {
+    "scalar",
+    quantize_block,
+    {mat_vec<kUniform2>, mat_vec<kUniform3>, mat_vec<kUniform4>, mat_vec<kUniform8>,
+     mat_vec<kSignPlanes2>, mat_vec<kSignPlanes3>},
+    {dequantize_f32<kUniform2>, dequantize_f32<kUniform3>, dequantize_f32<kUniform4>,
+     dequantize_f32<kUniform8>, dequantize_f32<kSignPlanes2>, dequantize_f32<kSignPlanes3>},
+    {dequantize_bf16<kUniform2>, dequantize_bf16<kUniform3>, dequantize_bf16<kUniform4>,
+     dequantize_bf16<kUniform8>, dequantize_bf16<kSignPlanes2>, dequantize_bf16<kSignPlanes3>}};
+
+}  // namespace d2q
