@@ -13,6 +13,14 @@ namespace d2q {
 enum class QuantMethod { kD2Quant, kGptaq, kGptq, kRtn };
 enum class RotationKind { kBlock, kFull, kNone };
 
+/// Which channels Deviation-Aware Correction shifts (METHOD.md §6): all, those with SNR >= threshold, the
+/// top fraction by SNR, or those with an explained share snr²/(1+snr²) >= threshold.
+struct ShiftGate {
+  enum class Kind { kNone, kSnr, kTopFraction, kExplained };
+  Kind kind = Kind::kNone;
+  double threshold = 0.0;
+};
+
 /// `--layer REGEX=bits=4,group=64`: other settings for the linears whose HF name matches.
 struct LayerOverride {
   std::string pattern;
@@ -27,6 +35,7 @@ struct QuantizeOptions {
   RotationKind rotation = RotationKind::kBlock;
   bool dual_scale = true;     // DSQ on down_proj (method d2quant, 2 and 3 bits)
   bool deviation_correction = true;  // DAC (method d2quant)
+  ShiftGate shift_gate;
   double alpha = 0.25;        // weight of the asymmetric term (METHOD.md §4)
   double damping = 0.01;      // share of mean(diag Hess) added to the diagonal
   std::string calibration;    // a text or jsonl file, or "self"

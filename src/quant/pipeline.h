@@ -9,6 +9,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include "base/progress.h"
+#include "base/thread_pool.h"
 #include "kernels/device.h"
 #include "quant/options.h"
 
@@ -27,6 +28,7 @@ QuantizePlan plan_quantization(const std::filesystem::path& model, const Quantiz
 /// then "<output>.partial" holds the finished blocks, from which `options.resume` goes on. Returns the
 /// report that is also written as d2quant.json. Throws Error.
 nlohmann::json quantize(const std::filesystem::path& model, const std::filesystem::path& output,
-                        const QuantizeOptions& options, Device& device, const ProgressSink& progress);
+                        const QuantizeOptions& options, Device& device, ThreadPool& pool,
+                        const ProgressSink& progress);
 
 }  // namespace d2q

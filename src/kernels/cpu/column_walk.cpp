@@ -1,0 +1,267 @@
+// METHOD.md §4: the walk over columns. Rows are independent but for the column scale of §5.2, so a
+// block of columns is: fit its groups, walk it in row tasks, update what is to its right by GEMM.
+#include <cblas.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "base/error.h"
+#include "base/matrix.h"
+#include "kernels/cpu/cpu_solver.h"
+#include "kernels/cpu/sign_planes.h"
+#include "kernels/cpu/uniform_grid.h"
+
+namespace d2q {
+namespace {
+
+constexpr int64_t kBlockColumns = 128;
+constexpr int64_t kRowsPerTask = 64;
+constexpr int64_t kLanes = 16;  // rows walked together, one vector register or a few
+
+/// Columns [begin, end), every group boundary at or between blocks where groups fit in one: a group is
+/// fitted on current weights only if no unfinished block's columns reach into it.
+struct WalkBlock {
+  int64_t begin;
+  int64_t end;
+};
+
+std::vector<WalkBlock> cut_blocks(std::span<const ColumnGroup> groups) {
+  std::vector<WalkBlock> blocks;
+  for (const ColumnGroup& group : groups) {
+    const bool joins = !blocks.empty() && blocks.back().end == group.begin &&
+                       group.begin + group.size - blocks.back().begin <= kBlockColumns;
+    if (joins) {
+      blocks.back().end = group.begin + group.size;
+      continue;
+    }
+    for (int64_t begin = group.begin; begin < group.begin + group.size; begin += kBlockColumns) {
+      blocks.push_back({begin, std::min(begin + kBlockColumns, group.begin + group.size)});
+    }
+  }
+  return blocks;
+}
+
+/// The parameters of one group for kLanes rows, lane-major, and its nearest-level rule.
+struct LaneGrid {
+  float params[kMaxPlanes][kLanes];
+  float levels[1 << kMaxPlanes][kLanes];  // sign planes only
+
+  void load(const Grid& grid, const float* rows_params, int64_t stride, int64_t n_rows) {
+    const int n_params = grid.n_params();
+    for (int p = 0; p < n_params; ++p) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        params[p][lane] = rows_params[std::min(lane, n_rows - 1) * stride + p];
+      }
+    }
+    if (grid.kind == GridKind::kUniform) return;
+    for (int code = 0; code < 1 << grid.bits; ++code) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        float level = 0.0f;
+        for (int p = 0; p < grid.bits; ++p) level += (code >> p & 1) != 0 ? params[p][lane] : -params[p][lane];
+        levels[code][lane] = level;
+      }
+    }
+  }
+
+  /// q and the code nearest to w, for a column of scale c.
+  void quantize(const Grid& grid, const float* w, float c, float* q, float* codes) const {
+    if (grid.kind == GridKind::kUniform) {
+      constexpr float kMagic = 12582912.0f;  // adds and subtracts to the nearest integer, ties to even
+      const auto max_code = static_cast<float>((1 << grid.bits) - 1);
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        const float scale = params[0][lane];
+        const float zero = params[1][lane];
+        float code = ((w[lane] / scale + kMagic) - kMagic) + zero;
+        code = code < 0.0f ? 0.0f : code;
+        code = code > max_code ? max_code : code;
+        codes[lane] = code;
+        q[lane] = scale * (code - zero);
+      }
+      return;
+    }
+    float distance[kLanes];
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      q[lane] = c * levels[0][lane];
+      codes[lane] = 0.0f;
+      distance[lane] = std::abs(w[lane] - q[lane]);
+    }
+    for (int code = 1; code < 1 << grid.bits; ++code) {
+      const auto value = static_cast<float>(code);
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        const float level = c * levels[code][lane];
+        const float d = std::abs(w[lane] - level);
+        const bool nearer = d < distance[lane];
+        q[lane] = nearer ? level : q[lane];
+        codes[lane] = nearer ? value : codes[lane];
+        distance[lane] = nearer ? d : distance[lane];
+      }
+    }
+  }
+};
+
+class CpuSolver final : public SolverOps {
+ public:
+  explicit CpuSolver(ThreadPool& pool) : pool_(pool) {}
+
+  void column_walk(const ColumnWalk& walk) override;
+
+ private:
+  void fit_group(const ColumnWalk& walk, const ColumnGroup& group);
+  void walk_block(const ColumnWalk& walk, const WalkBlock& block);
+
+  ThreadPool& pool_;
+};
+
+int64_t n_row_tasks(const ColumnWalk& walk) {
+  return (walk.weight.rows() + kRowsPerTask - 1) / kRowsPerTask;
+}
+
+void CpuSolver::fit_group(const ColumnWalk& walk, const ColumnGroup& group) {
+  const int64_t rows = walk.weight.rows();
+  const int64_t stride = walk.weight.cols();
+  const float* data = walk.weight.data<float>() + group.begin;
+  const int n_params = walk.grid.n_params();
+  float* params = walk.params.data<float>() + group.index * n_params;
+  const int64_t params_stride = walk.params.cols();
+  float* c = walk.column_scale.data<float>() + group.begin;
+  if (walk.grid.kind == GridKind::kSignPlanes) {
+    std::vector<float> r(static_cast<size_t>(rows * n_params));
+    fit_sign_planes({data, rows, group.size, stride}, walk.grid.bits, walk.grid.fit_iterations,
+                    walk.grid.column_scale, r, {c, static_cast<size_t>(group.size)}, pool_);
+    for (int64_t i = 0; i < rows; ++i) std::copy_n(r.data() + i * n_params, n_params, params + i * params_stride);
+    return;
+  }
+  std::fill(c, c + group.size, 1.0f);
+  pool_.parallel_for(n_row_tasks(walk), [&](int64_t task, int) {
+    const int64_t end = std::min(rows, (task + 1) * kRowsPerTask);
+    for (int64_t i = task * kRowsPerTask; i < end; ++i) {
+      const UniformParams fit = fit_uniform(data + i * stride, group.size, walk.grid.bits, walk.grid.clip_search);
+      params[i * params_stride] = fit.scale;
+      params[i * params_stride + 1] = fit.zero;
+    }
+  });
+}
+
+/// Walks the columns of one part of a block, [begin, end) within a single group, in row tasks. `errors`
+/// and `finished` [rows, width] keep e and the block's final columns for the trailing update.
+struct BlockWalker {
+  const ColumnWalk& walk;
+  const WalkBlock& block;
+  Matrix<float>& errors;
+  Matrix<float>& finished;
+
+  void run(ThreadPool& pool, const ColumnGroup& group, int64_t begin, int64_t end) const {
+    pool.parallel_for(n_row_tasks(walk), [&](int64_t task, int) {
+      const int64_t last = std::min(walk.weight.rows(), (task + 1) * kRowsPerTask);
+      for (int64_t row = task * kRowsPerTask; row < last; row += kLanes) {
+        walk_lanes(group, begin, end, row, std::min(kLanes, last - row));
+      }
+    });
+  }
+
+  void walk_lanes(const ColumnGroup& group, int64_t begin, int64_t end, int64_t row, int64_t n_rows) const {
+    const int64_t n = walk.weight.cols();
+    const int64_t width = block.end - begin;  // columns still touched inside the block
+    float* weight = walk.weight.data<float>();
+    const float* factor = walk.inverse_factor.empty() ? nullptr : walk.inverse_factor.data<float>();
+    const float* asymmetry = walk.asymmetry.empty() ? nullptr : walk.asymmetry.data<float>();
+    const float* c = walk.column_scale.data<float>();
+    uint8_t* codes = walk.codes.data<uint8_t>();
+
+    LaneGrid grid;
+    grid.load(walk.grid, walk.params.data<float>() + row * walk.params.cols() + group.index * walk.grid.n_params(),
+              walk.params.cols(), n_rows);
+    float columns[kBlockColumns][kLanes];
+    for (int64_t k = 0; k < width; ++k) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        columns[k][lane] = weight[(row + std::min(lane, n_rows - 1)) * n + begin + k];
+      }
+    }
+    for (int64_t j = begin; j < end; ++j) {
+      float w[kLanes];
+      float q[kLanes];
+      float code[kLanes];
+      float e[kLanes] = {};
+      std::copy_n(columns[j - begin], kLanes, w);
+      grid.quantize(walk.grid, w, c[j], q, code);
+      if (factor != nullptr) {
+        const float* u = factor + j * n;
+        const float inverse = 1.0f / u[j];
+        for (int64_t lane = 0; lane < kLanes; ++lane) e[lane] = (w[lane] - q[lane]) * inverse;
+        for (int64_t k = j - begin + 1; k < width; ++k) {
+          const float u_k = u[begin + k];
+          for (int64_t lane = 0; lane < kLanes; ++lane) columns[k][lane] -= e[lane] * u_k;
+        }
+        if (asymmetry != nullptr) {
+          const float* p = asymmetry + j * n;
+          for (int64_t k = j - begin + 1; k < width; ++k) {
+            const float p_k = p[begin + k];
+            for (int64_t lane = 0; lane < kLanes; ++lane) columns[k][lane] += w[lane] * p_k;
+          }
+        }
+      }
+      std::copy_n(q, kLanes, columns[j - begin]);
+      for (int64_t lane = 0; lane < n_rows; ++lane) {
+        codes[(row + lane) * n + j] = static_cast<uint8_t>(code[lane]);
+        errors(row + lane, j - block.begin) = e[lane];
+        finished(row + lane, j - block.begin) = q[lane];
+      }
+    }
+    for (int64_t lane = 0; lane < n_rows; ++lane) {
+      for (int64_t k = 0; k < width; ++k) weight[(row + lane) * n + begin + k] = columns[k][lane];
+    }
+  }
+};
+
+void CpuSolver::walk_block(const ColumnWalk& walk, const WalkBlock& block) {
+  const int64_t rows = walk.weight.rows();
+  const int64_t n = walk.weight.cols();
+  Matrix<float> errors(rows, block.end - block.begin);
+  Matrix<float> finished(rows, block.end - block.begin);
+  const BlockWalker walker{walk, block, errors, finished};
+  for (const ColumnGroup& group : walk.groups) {
+    const int64_t begin = std::max(group.begin, block.begin);
+    const int64_t end = std::min(group.begin + group.size, block.end);
+    if (begin >= end) continue;
+    if (begin == group.begin) fit_group(walk, group);
+    walker.run(pool_, group, begin, end);
+  }
+  const int64_t rest = n - block.end;
+  if (walk.inverse_factor.empty() || rest == 0) return;
+  pool_.parallel_for(n_row_tasks(walk), [&](int64_t task, int) {
+    const int64_t row = task * kRowsPerTask;
+    const auto m = static_cast<int>(std::min(kRowsPerTask, rows - row));
+    const auto k = static_cast<int>(block.end - block.begin);
+    const auto trailing = [&](float alpha, const Matrix<float>& left, const Tensor& right) {
+      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, static_cast<int>(rest), k, alpha, left.row(row), k,
+                  right.data<float>() + block.begin * n + block.end, static_cast<int>(n), 1.0f,
+                  walk.weight.data<float>() + row * n + block.end, static_cast<int>(n));
+    };
+    trailing(-1.0f, errors, walk.inverse_factor);
+    if (!walk.asymmetry.empty()) trailing(1.0f, finished, walk.asymmetry);
+  });
+}
+
+void CpuSolver::column_walk(const ColumnWalk& walk) {
+  const int64_t rows = walk.weight.rows();
+  const int64_t n = walk.weight.cols();
+  int64_t covered = 0;
+  for (const ColumnGroup& group : walk.groups) {
+    D2Q_CHECK(group.begin == covered && group.size > 0, "group at {} after {}", group.begin, covered);
+    covered += group.size;
+  }
+  const auto n_groups = static_cast<int64_t>(walk.groups.size());
+  D2Q_CHECK(covered == n, "groups cover {} of {} columns", covered, n);
+  D2Q_CHECK(walk.params.rows() == rows && walk.params.cols() == n_groups * walk.grid.n_params(),
+            "params {}x{}", walk.params.rows(), walk.params.cols());
+  D2Q_CHECK(walk.codes.rows() == rows && walk.codes.cols() == n, "codes {}x{}", walk.codes.rows(), walk.codes.cols());
+  D2Q_CHECK(walk.column_scale.size() == n, "column scale {}", walk.column_scale.size());
+  for (const WalkBlock& block : cut_blocks(walk.groups)) walk_block(walk, block);
+}
+
+}  // namespace
+
+std::unique_ptr<SolverOps> make_cpu_solver(ThreadPool& pool) { return std::make_unique<CpuSolver>(pool); }
+
+}  // namespace d2q

@@ -1,0 +1,88 @@
+// METHOD.md §3: one block's way through quantization, with both activation streams, one pass per
+// stream and stage.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "model/block.h"
+#include "quant/deviation.h"
+#include "quant/options.h"
+#include "quant/solve.h"
+
+namespace d2q {
+
+/// A linear as it will be stored: packed codes, or dense when it is kept.
+struct StoredLinear {
+  std::string name;  // "model.layers.3.mlp.up_proj"
+  std::optional<LinearSolution> solution;
+  Matrix<float> dense;      // when kept
+  std::vector<float> bias;  // [out] or empty
+  double seconds = 0.0;     // solving it
+};
+
+/// Everything of a block that goes to disk, and what the report says of it.
+struct QuantizedBlock {
+  std::vector<StoredLinear> linears;
+  BlockWeights weights;  // norms as they will be stored (shift included); linears dense, ŵ as stored
+  std::optional<DeviationShift> deviation;        // of the post-attention norm
+  std::optional<DeviationShift> final_deviation;  // of the final norm, from the last block
+  double stream_seconds = 0.0;                    // forward and statistics
+};
+
+/// The two activation streams, [samples * sequence_length, hidden] f32.
+struct Streams {
+  Tensor fp;         // what the fp model feeds the block; empty when no method needs it
+  Tensor quantized;  // what the model quantized so far feeds it; empty for plain rounding
+};
+
+class BlockQuantizer {
+ public:
+  /// `source` is the prepared model. All references must outlive the object.
+  BlockQuantizer(Device& device, ThreadPool& pool, const WeightSource& source, const QuantizeOptions& options,
+                 const RopeTables& rope);
+  ~BlockQuantizer();
+
+  /// Whether the options need each stream at all.
+  static bool needs_statistics(const QuantizeOptions& options);
+  static bool needs_fp_stream(const QuantizeOptions& options);
+  static bool corrects_deviation(const QuantizeOptions& options);
+
+  /// Quantizes block `layer` and moves both streams behind it. `final_norm` is given for the last block
+  /// only. `on_linear` hears of each solved linear. Throws Error{kNumeric} naming block and stage when
+  /// the activations are no longer finite.
+  QuantizedBlock quantize(int64_t layer, const Streams& streams, const NormParams* final_norm,
+                          const std::function<void(const StoredLinear&)>& on_linear);
+
+  /// Moves the streams behind a block that an earlier run finished: `stored` is its weights from disk.
+  /// Bit for bit what quantize() did.
+  void replay(int64_t layer, const BlockWeights& stored, const Streams& streams);
+
+ private:
+  struct Caches;
+
+  void allocate_caches();
+  void for_chunks(const std::function<void(int64_t begin, int64_t count)>& body) const;
+  void run_block(const BlockWeights& weights, const Tensor& stream, bool keep_inputs);
+  void check_finite(int64_t layer, const char* what, const Tensor& stream);
+  StoredLinear solve_linear(InputSetSolver& solver, int64_t layer, const char* projection);
+  Linear stream_linear(const StoredLinear& stored) const;
+
+  Device& device_;
+  ThreadPool& pool_;
+  const WeightSource& source_;
+  const QuantizeOptions& options_;
+  const RopeTables& rope_;
+  BlockStages stages_;
+  std::unique_ptr<Caches> caches_;
+};
+
+/// `linear` with packed codes expanded to `dtype`, as the streams run it.
+Linear densify(Device& device, const Linear& linear, DType dtype);
+
+}  // namespace d2q

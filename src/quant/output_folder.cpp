@@ -1,0 +1,199 @@
+#include "quant/output_folder.h"
+
+#include <cmath>
+#include <map>
+#include <span>
+#include <system_error>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "base/file_io.h"
+#include "format/packed_container.h"
+#include "format/safetensors.h"
+#include "model/family.h"
+
+namespace d2q {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kIdentityFile = "run.json";
+constexpr const char* kReportKey = "d2quant.block";
+constexpr uint64_t kMaxJsonBytes = 64u << 20;
+
+/// A tensor and its bytes, in the order of the shard.
+struct ShardTensor {
+  SafetensorsSpec spec;
+  std::vector<std::byte> bytes;
+};
+
+template <typename T>
+std::vector<std::byte> to_bytes(std::span<const T> values) {
+  const auto bytes = std::as_bytes(values);
+  return {bytes.begin(), bytes.end()};
+}
+
+std::vector<std::byte> to_half_bytes(const Matrix<float>& matrix, const std::string& name) {
+  std::vector<Half> halves(static_cast<size_t>(matrix.size()));
+  for (int64_t i = 0; i < matrix.size(); ++i) {
+    halves[static_cast<size_t>(i)] = to_half(matrix.data()[i]);
+    if (!std::isfinite(to_float(halves[static_cast<size_t>(i)]))) {
+      fail(ErrorCode::kNumeric, "{}: value {} at {} does not fit fp16", name, matrix.data()[i], i);
+    }
+  }
+  return to_bytes(std::span<const Half>(halves));
+}
+
+void add_norm(Device& device, const std::string& name, const NormParams& norm, std::vector<ShardTensor>& tensors) {
+  for (const auto& [suffix, tensor] : {std::pair{".weight", norm.gain}, std::pair{".bias", norm.shift}}) {
+    if (tensor.empty()) continue;
+    std::vector<float> values(static_cast<size_t>(tensor.size()));
+    device.download(tensor, values.data());
+    tensors.push_back({{name + suffix, SafetensorsType::kF32, {tensor.size()}}, to_bytes(std::span<const float>(values))});
+  }
+}
+
+void write_shard(const fs::path& path, const std::vector<ShardTensor>& tensors,
+                 const std::map<std::string, std::string>& metadata) {
+  std::vector<SafetensorsSpec> specs;
+  for (const ShardTensor& tensor : tensors) specs.push_back(tensor.spec);
+  SafetensorsWriter writer(path, specs, metadata);
+  for (const ShardTensor& tensor : tensors) writer.write(tensor.spec.name, tensor.bytes);
+  writer.finish();
+}
+
+void remove_folder(const fs::path& path) {
+  std::error_code error;
+  fs::remove_all(path, error);
+  if (error) fail(ErrorCode::kIo, "{}: cannot be removed: {}", path.string(), error.message());
+}
+
+}  // namespace
+
+OutputFolder::OutputFolder(fs::path path, const nlohmann::json& identity, const nlohmann::json& config,
+                           int64_t n_blocks, bool resume, bool overwrite)
+    : path_(std::move(path)), partial_(path_), n_blocks_(n_blocks), overwrite_(overwrite) {
+  partial_ += ".partial";
+  if (fs::exists(path_) && !overwrite) {
+    fail(ErrorCode::kInvalidArgument, "{}: exists already; choose another --output or pass --overwrite", path_.string());
+  }
+  if (fs::exists(partial_) && !resume) {
+    if (!overwrite) {
+      fail(ErrorCode::kInvalidArgument, "{}: holds an unfinished run; pass --resume to go on with it or --overwrite to start anew", partial_.string());
+    }
+    remove_folder(partial_);
+  }
+  const fs::path identity_path = partial_ / kIdentityFile;
+  if (fs::exists(identity_path)) {
+    const auto found = nlohmann::json::parse(read_file(identity_path, kMaxJsonBytes), nullptr, false);
+    if (found != identity) {
+      std::string differing;
+      for (const auto& [key, value] : identity.items()) {
+        if (!found.is_object() || !found.contains(key) || found[key] != value) differing += (differing.empty() ? "" : ", ") + key;
+      }
+      fail(ErrorCode::kInvalidArgument, "{}: the unfinished run differs in {}; pass the same settings, or --overwrite without --resume to start anew",
+           partial_.string(), differing.empty() ? "its identity file" : differing);
+    }
+  } else {
+    std::error_code error;
+    fs::create_directories(partial_, error);
+    if (error) fail(ErrorCode::kIo, "{}: cannot be created: {}", partial_.string(), error.message());
+    write_file_atomically(partial_ / "config.json", config.dump(2) + "\n");
+    write_file_atomically(identity_path, identity.dump(2) + "\n");
+  }
+  while (blocks_done_ < n_blocks_ && fs::exists(partial_ / shard_name(blocks_done_))) ++blocks_done_;
+}
+
+std::string OutputFolder::shard_name(int64_t index) const {
+  return fmt::format("model-{:05}-of-{:05}.safetensors", index + 1, n_blocks_ + 1);
+}
+
+void OutputFolder::write_block(Device& device, const ModelConfig& config, int64_t layer, const QuantizedBlock& block,
+                               const nlohmann::json& report) {
+  const ModuleNames& modules = family_named(config.family).modules;
+  std::vector<ShardTensor> tensors;
+  std::map<std::string, std::string> metadata{{kReportKey, report.dump()}};
+  add_norm(device, module_name(modules.attention_norm.hf, layer), block.weights.attention_norm, tensors);
+  if (block.weights.q_norm) add_norm(device, module_name(modules.q_norm.hf, layer), *block.weights.q_norm, tensors);
+  if (block.weights.k_norm) add_norm(device, module_name(modules.k_norm.hf, layer), *block.weights.k_norm, tensors);
+  for (const StoredLinear& linear : block.linears) {
+    const std::string weight = linear.name + ".weight";
+    if (linear.solution) {
+      const PackedLinear packed = pack_solution(*linear.solution);
+      std::vector<SafetensorsSpec> specs = packed_specs(weight, packed.layout);
+      tensors.push_back({specs[0], to_bytes(std::span<const uint8_t>(packed.codes))});
+      tensors.push_back({specs[1], to_bytes(std::span<const Half>(packed.scales))});
+      metadata[packed_layout_key(weight)] = packed_layout_to_string(packed.layout);
+    } else {
+      tensors.push_back({{weight, SafetensorsType::kF16, {linear.dense.rows(), linear.dense.cols()}},
+                         to_half_bytes(linear.dense, weight)});
+    }
+    if (!linear.bias.empty()) {
+      tensors.push_back({{linear.name + ".bias", SafetensorsType::kF32, {static_cast<int64_t>(linear.bias.size())}},
+                         to_bytes(std::span<const float>(linear.bias))});
+    }
+  }
+  add_norm(device, module_name(modules.mlp_norm.hf, layer), block.weights.mlp_norm, tensors);
+  write_shard(partial_ / shard_name(layer), tensors, metadata);
+  blocks_done_ = layer + 1;
+}
+
+nlohmann::json OutputFolder::block_report(int64_t layer) const {
+  const SafetensorsFile shard(partial_ / shard_name(layer));
+  const auto entry = shard.metadata().find(kReportKey);
+  nlohmann::json report;
+  if (entry != shard.metadata().end()) report = nlohmann::json::parse(entry->second, nullptr, false);
+  if (!report.is_object()) fail(ErrorCode::kCorrupt, "{}: has no block report; was it written by this program?", shard.path().string());
+  return report;
+}
+
+void OutputFolder::write_index_of_finished_blocks() const {
+  std::vector<std::string> shards;
+  for (int64_t layer = 0; layer < blocks_done_; ++layer) shards.push_back(shard_name(layer));
+  write_safetensors_index(partial_, shards);
+}
+
+void OutputFolder::write_rest(const std::vector<RestTensor>& rest) {
+  std::vector<ShardTensor> tensors;
+  for (const RestTensor& tensor : rest) {
+    const Matrix<float>& values = tensor.values;
+    const std::vector<int64_t> shape = values.rows() == 1 ? std::vector<int64_t>{values.cols()} : std::vector<int64_t>{values.rows(), values.cols()};
+    tensors.push_back({{tensor.name, tensor.half ? SafetensorsType::kF16 : SafetensorsType::kF32, shape},
+                       tensor.half ? to_half_bytes(values, tensor.name) : to_bytes(values.span())});
+  }
+  write_shard(partial_ / shard_name(n_blocks_), tensors, {});
+}
+
+void OutputFolder::finish(const nlohmann::json& report) {
+  std::vector<std::string> shards;
+  for (int64_t index = 0; index <= n_blocks_; ++index) shards.push_back(shard_name(index));
+  write_safetensors_index(partial_, shards);
+  write_file_atomically(partial_ / "d2quant.json", report.dump(2) + "\n");
+  std::error_code error;
+  fs::remove(partial_ / kIdentityFile, error);
+  if (overwrite_ && fs::exists(path_)) {
+    fs::path old = path_;
+    old += ".old";
+    remove_folder(old);
+    fs::rename(path_, old, error);
+    if (!error) fs::rename(partial_, path_, error);
+    if (!error) remove_folder(old);
+  } else {
+    fs::rename(partial_, path_, error);
+  }
+  if (error) fail(ErrorCode::kIo, "{}: cannot be given its final name: {}", path_.string(), error.message());
+  const fs::path parent = path_.parent_path();
+  sync_directory(parent.empty() ? fs::path(".") : parent);
+}
+
+int64_t OutputFolder::total_bytes() const {
+  int64_t total = 0;
+  for (const auto& entry : fs::directory_iterator(path_)) {
+    if (entry.is_regular_file()) total += static_cast<int64_t>(entry.file_size());
+  }
+  return total;
+}
+
+}  // namespace d2q

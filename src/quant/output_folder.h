@@ -1,0 +1,63 @@
+// The packed folder under construction: one shard a block, each complete or absent, so that a killed
+// run loses at most the block it was in.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "kernels/device.h"
+#include "model/config.h"
+#include "quant/block_quantizer.h"
+
+namespace d2q {
+
+class OutputFolder {
+ public:
+  /// `path` is the final name; work goes on in "<path>.partial". `identity` is what must agree for a
+  /// resume: options, calibration and model. `config` is written at once, so that the finished blocks can
+  /// be opened as a model. Throws Error{kInvalidArgument} when `path` exists and not `overwrite`, when
+  /// unfinished work is there and neither `resume` nor `overwrite`, and when the identity differs.
+  OutputFolder(std::filesystem::path path, const nlohmann::json& identity, const nlohmann::json& config,
+               int64_t n_blocks, bool resume, bool overwrite);
+
+  const std::filesystem::path& working_path() const noexcept { return partial_; }
+  /// Blocks 0 .. blocks_done()-1 have their shards.
+  int64_t blocks_done() const noexcept { return blocks_done_; }
+
+  /// Writes the shard of block `layer`; `report` goes into its metadata.
+  void write_block(Device& device, const ModelConfig& config, int64_t layer, const QuantizedBlock& block,
+                   const nlohmann::json& report);
+  /// The report that write_block() stored.
+  nlohmann::json block_report(int64_t layer) const;
+  /// Makes the finished blocks readable through open_model(working_path()).
+  void write_index_of_finished_blocks() const;
+
+  /// A tensor of the last shard: embedding, final norm, head.
+  struct RestTensor {
+    std::string name;
+    Matrix<float> values;
+    bool half = false;  // f16, else f32
+  };
+  void write_rest(const std::vector<RestTensor>& tensors);
+
+  /// Writes index and d2quant.json and gives the folder its name.
+  void finish(const nlohmann::json& report);
+
+  /// Bytes of all files, once finished.
+  int64_t total_bytes() const;
+
+ private:
+  std::string shard_name(int64_t index) const;
+
+  std::filesystem::path path_;
+  std::filesystem::path partial_;
+  int64_t n_blocks_;
+  int64_t blocks_done_ = 0;
+  bool overwrite_;
+};
+
+}  // namespace d2q

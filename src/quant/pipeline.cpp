@@ -1,0 +1,332 @@
+#include "quant/pipeline.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "format/packed_container.h"
+#include "model/family.h"
+#include "model/weight_source.h"
+#include "quant/block_quantizer.h"
+#include "quant/calibration.h"
+#include "quant/output_folder.h"
+#include "quant/prepare.h"
+#include "quant/self_calibration.h"
+#include "text/tokenizer.h"
+#include "text/tokenizer_files.h"
+
+namespace d2q {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+using nlohmann::json;
+
+constexpr int64_t kEmbeddingChunk = 4096;  // tokens
+
+const char* to_string(QuantMethod method) {
+  switch (method) {
+    case QuantMethod::kD2Quant: return "d2quant";
+    case QuantMethod::kGptaq: return "gptaq";
+    case QuantMethod::kGptq: return "gptq";
+    case QuantMethod::kRtn: return "rtn";
+  }
+  return "";
+}
+
+const char* to_string(RotationKind rotation) {
+  switch (rotation) {
+    case RotationKind::kBlock: return "block";
+    case RotationKind::kFull: return "full";
+    case RotationKind::kNone: return "none";
+  }
+  return "";
+}
+
+json describe(const QuantizeOptions& options) {
+  json layers = json::array();
+  for (const LayerOverride& layer : options.layers) {
+    layers.push_back({{"pattern", layer.pattern}, {"bits", layer.bits}, {"group_size", layer.group_size}});
+  }
+  return {{"bits", options.bits},
+          {"group_size", options.group_size},
+          {"method", to_string(options.method)},
+          {"rotation", to_string(options.rotation)},
+          {"dual_scale", options.dual_scale},
+          {"deviation_correction", options.deviation_correction},
+          {"shift_gate", static_cast<int>(options.shift_gate.kind)},
+          {"shift_gate_threshold", options.shift_gate.threshold},
+          {"alpha", options.alpha},
+          {"damping", options.damping},
+          {"samples", options.samples},
+          {"sequence_length", options.sequence_length},
+          {"seed", options.seed},
+          {"products", options.products == DType::kBF16 ? "bf16" : "f32"},
+          {"layers", layers},
+          {"keep", options.keep}};
+}
+
+/// Changes when the model does: its configuration and the sizes of its files.
+std::string model_fingerprint(const fs::path& model) {
+  Hasher hasher;
+  hasher.update(read_hf_config(model).dump());
+  std::vector<std::pair<std::string, uintmax_t>> files;
+  if (fs::is_directory(model)) {
+    for (const auto& entry : fs::directory_iterator(model)) {
+      if (entry.path().extension() == ".safetensors") files.emplace_back(entry.path().filename().string(), entry.file_size());
+    }
+  } else {
+    files.emplace_back("gguf", fs::file_size(model));
+  }
+  std::sort(files.begin(), files.end());
+  for (const auto& [name, size] : files) hasher.update(name + ":" + std::to_string(size) + ";");
+  return hasher.hex();
+}
+
+json packed_config(const fs::path& model, const QuantizeOptions& options) {
+  json config = read_hf_config(model);
+  if (options.rotation != RotationKind::kNone) config["tie_word_embeddings"] = false;
+  config["quantization_config"] = {{"quant_method", kPackedQuantMethod},
+                                   {"format_version", kPackedFormatVersion},
+                                   {"bits", options.bits},
+                                   {"group_size", options.group_size},
+                                   {"method", to_string(options.method)}};
+  return config;
+}
+
+std::shared_ptr<const WeightSource> prepare(std::shared_ptr<const WeightSource> base, const QuantizeOptions& options, ThreadPool& pool) {
+  if (options.rotation == RotationKind::kNone) return base;
+  const int64_t width = base->config().hidden_size;
+  Rotation rotation = options.rotation == RotationKind::kFull
+                          ? Rotation::full(width, options.seed)
+                          : Rotation::block_diagonal(width, Rotation::block_for(width, options.group_size), options.seed);
+  return std::make_shared<PreparedSource>(std::move(base), std::move(rotation), pool);
+}
+
+json describe(const DeviationShift& shift) {
+  return {{"mse_before", shift.mse_before}, {"mse_after", shift.mse_after}, {"mean_snr", shift.mean_snr}, {"channels", shift.corrected}};
+}
+
+json describe(const QuantizedBlock& block) {
+  json linears = json::array();
+  for (const StoredLinear& linear : block.linears) {
+    json entry{{"name", linear.name}};
+    if (linear.solution) {
+      const LinearSolution& s = *linear.solution;
+      entry.update({{"bits", s.layout.bits},
+                    {"group_size", s.layout.group_size},
+                    {"grid", s.layout.kind == PackedKind::kUniform ? "uniform" : "planes"},
+                    {"objective_before", s.objective_before},
+                    {"objective_after", s.objective_after},
+                    {"relative_error", s.relative_error},
+                    {"damping", s.damping},
+                    {"rounded_only", s.rounded_only},
+                    {"weights", s.layout.rows * s.layout.cols},
+                    {"packed_bytes", codes_bytes(s.layout) + 2 * scales_count(s.layout)}});
+    } else {
+      entry["kept"] = true;
+    }
+    linears.push_back(std::move(entry));
+  }
+  json report{{"linears", linears}};
+  if (block.deviation) report["deviation"] = describe(*block.deviation);
+  if (block.final_deviation) {
+    report["final_deviation"] = describe(*block.final_deviation);
+    report["final_shift"] = block.final_deviation->shift;
+  }
+  return report;
+}
+
+/// Rows `ids` of the table into the stream, a chunk at a time.
+void embed(Device& device, const std::vector<int32_t>& ids, const Tensor& table, const Tensor& stream) {
+  for (int64_t begin = 0; begin < stream.rows(); begin += kEmbeddingChunk) {
+    const int64_t count = std::min(kEmbeddingChunk, stream.rows() - begin);
+    device.embed({ids.data() + begin, static_cast<size_t>(count)}, table, stream.row_range(begin, count));
+  }
+}
+
+Streams start_streams(Device& device, const WeightSource& source, const QuantizeOptions& options, const std::vector<int32_t>& ids) {
+  Streams streams;
+  if (!BlockQuantizer::needs_statistics(options)) return streams;
+  const ModelConfig& config = source.config();
+  const std::string name = std::string(family_named(config.family).modules.embedding.hf) + ".weight";
+  const Matrix<float> table = source.load(name);
+  const Tensor fp = device.allocate(table.rows(), table.cols(), DType::kF32);
+  device.upload(table.data(), fp);
+  const auto n_tokens = static_cast<int64_t>(ids.size());
+  if (BlockQuantizer::needs_fp_stream(options)) {
+    streams.fp = device.allocate(n_tokens, config.hidden_size, DType::kF32);
+    embed(device, ids, fp, streams.fp);
+  }
+  // The quantized model reads its embedding as stored.
+  const Tensor stored = device.allocate(table.rows(), table.cols(), DType::kF16);
+  device.convert(fp, stored);
+  streams.quantized = device.allocate(n_tokens, config.hidden_size, DType::kF32);
+  embed(device, ids, stored, streams.quantized);
+  return streams;
+}
+
+NormParams load_final_norm(Device& device, const WeightSource& source) {
+  const ModelConfig& config = source.config();
+  const Family& family = family_named(config.family);
+  const std::string name(family.modules.final_norm.hf);
+  const auto tensor = [&](const std::string& full_name) {
+    const Matrix<float> values = source.load(full_name);
+    const Tensor result = device.allocate(1, values.size(), DType::kF32);
+    device.upload(values.data(), result);
+    return result;
+  };
+  NormParams norm;
+  norm.kind = family.norm;
+  norm.epsilon = config.norm_epsilon;
+  norm.gain = tensor(name + ".weight");
+  if (source.has(name + ".bias")) norm.shift = tensor(name + ".bias");
+  return norm;
+}
+
+/// Embedding, final norm and, where it is not tied, the head.
+std::vector<OutputFolder::RestTensor> rest_of_model(const WeightSource& source, const json& last_block) {
+  const ModuleNames& modules = family_named(source.config().family).modules;
+  const std::string final_norm(modules.final_norm.hf);
+  std::vector<OutputFolder::RestTensor> rest;
+  const std::string embedding = std::string(modules.embedding.hf) + ".weight";
+  rest.push_back({embedding, source.load(embedding), true});
+  rest.push_back({final_norm + ".weight", source.load(final_norm + ".weight"), false});
+  if (last_block.contains("final_shift")) {
+    const auto shift = last_block["final_shift"].get<std::vector<float>>();
+    Matrix<float> values(1, static_cast<int64_t>(shift.size()));
+    std::copy(shift.begin(), shift.end(), values.data());
+    rest.push_back({final_norm + ".bias", std::move(values), false});
+  } else if (source.has(final_norm + ".bias")) {
+    rest.push_back({final_norm + ".bias", source.load(final_norm + ".bias"), false});
+  }
+  if (!source.config().tied_embeddings) {
+    const std::string head = std::string(modules.head.hf) + ".weight";
+    rest.push_back({head, source.load(head), true});
+  }
+  return rest;
+}
+
+int64_t peak_memory_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<int64_t>(usage.ru_maxrss) * 1024;
+}
+
+double bits_per_weight(const json& blocks) {
+  double bytes = 0.0;
+  double weights = 0.0;
+  for (const json& block : blocks) {
+    for (const json& linear : block["linears"]) {
+      if (linear.contains("kept")) continue;
+      bytes += linear["packed_bytes"].get<double>();
+      weights += linear["weights"].get<double>();
+    }
+  }
+  return weights > 0.0 ? 8.0 * bytes / weights : 16.0;
+}
+
+}  // namespace
+
+json quantize(const fs::path& model, const fs::path& output, const QuantizeOptions& options, Device& device,
+              ThreadPool& pool, const ProgressSink& progress) {
+  const Clock::time_point start = Clock::now();
+  validate(options);
+  const auto report_progress = [&](const char* stage, int64_t done, int64_t total, const std::string& detail) {
+    if (progress) progress({stage, done, total, detail});
+  };
+  const std::shared_ptr<const WeightSource> base = open_model(model);
+  if (base->format() == "d2quant") fail(ErrorCode::kInvalidArgument, "{}: is quantized already", model.string());
+  const auto tokenizer = load_tokenizer(model);
+  CalibrationSet calibration;
+  if (BlockQuantizer::needs_statistics(options)) {
+    report_progress("calibrate", 0, 1, options.calibration);
+    calibration = options.calibration == "self"
+                      ? generate_calibration_set(device, base, options.samples, options.sequence_length, options.seed, options.products, progress)
+                      : sample_windows(read_calibration_text(options.calibration), options.calibration, *tokenizer, options.samples, options.sequence_length, options.seed);
+    for (const int32_t id : calibration.ids) {
+      if (id < 0 || id >= base->config().vocab_size) {
+        fail(ErrorCode::kCorrupt, "{}: the tokenizer gives id {} but the embedding has {} rows", model.string(), id, base->config().vocab_size);
+      }
+    }
+  }
+  const std::shared_ptr<const WeightSource> source = prepare(base, options, pool);
+  const ModelConfig& config = source->config();
+
+  json settings = describe(options);
+  json identity = settings;
+  identity["calibration_hash"] = calibration.hash;
+  identity["model"] = model_fingerprint(model);
+  identity["tool_version"] = options.tool_version;
+  OutputFolder folder(output, identity, packed_config(model, options), config.n_layers, options.resume, options.overwrite);
+
+  const RopeTables rope = make_rope_tables(device, config, std::max<int64_t>(options.sequence_length, 2));
+  BlockQuantizer quantizer(device, pool, *source, options, rope);
+  Streams streams = start_streams(device, *source, options, calibration.ids);
+  const NormParams final_norm = load_final_norm(device, *source);
+
+  json blocks = json::array();
+  const int64_t done = folder.blocks_done();
+  if (done > 0) {
+    folder.write_index_of_finished_blocks();
+    const auto finished = open_model(folder.working_path());
+    for (int64_t layer = 0; layer < done; ++layer) {
+      report_progress("resume", layer, done, fmt::format("replaying block {}/{}", layer + 1, config.n_layers));
+      if (done < config.n_layers) quantizer.replay(layer, load_block(device, *finished, layer, options.products), streams);
+      blocks.push_back(folder.block_report(layer));
+    }
+  }
+  json timings = json::array();
+  for (int64_t layer = done; layer < config.n_layers; ++layer) {
+    const Clock::time_point block_start = Clock::now();
+    report_progress("quantize", layer, config.n_layers, fmt::format("block {}/{}", layer + 1, config.n_layers));
+    const auto on_linear = [&](const StoredLinear& linear) {
+      const std::string short_name = linear.name.substr(linear.name.rfind('.') + 1);
+      report_progress("quantize", layer, config.n_layers,
+                      fmt::format("block {}/{} {} error {:.4f}{}", layer + 1, config.n_layers, short_name,
+                                  linear.solution ? linear.solution->relative_error : 0.0,
+                                  linear.solution && linear.solution->rounded_only ? " (rounded: not positive definite)" : ""));
+    };
+    const bool last = layer + 1 == config.n_layers;
+    const QuantizedBlock block = quantizer.quantize(layer, streams, last ? &final_norm : nullptr, on_linear);
+    json block_report = describe(block);
+    block_report["block"] = layer;
+    folder.write_block(device, config, layer, block, block_report);
+    blocks.push_back(std::move(block_report));
+    json seconds{{"block", layer}, {"stream_seconds", block.stream_seconds}};
+    for (const StoredLinear& linear : block.linears) seconds["linear_seconds"][linear.name] = linear.seconds;
+    seconds["seconds"] = std::chrono::duration<double>(Clock::now() - block_start).count();
+    timings.push_back(std::move(seconds));
+  }
+  report_progress("write", config.n_layers, config.n_layers, output.string());
+  folder.write_rest(rest_of_model(*source, blocks.back()));
+  write_tokenizer_files(model, folder.working_path());
+
+  // What goes into the folder holds no times: the same run gives the same bytes.
+  json report{{"format_version", kPackedFormatVersion},
+              {"tool_version", options.tool_version},
+              {"settings", settings},
+              {"calibration_hash", calibration.hash},
+              {"bits_per_weight", bits_per_weight(blocks)},
+              {"blocks", blocks}};
+  for (json& block : report["blocks"]) block.erase("final_shift");
+  folder.finish(report);
+  report["timings"] = timings;
+  report["output"] = output.string();
+  report["output_bytes"] = folder.total_bytes();
+  report["resumed_blocks"] = done;
+  report["floor_flops"] = plan_quantization(model, options).floor_flops;
+  report["seconds"] = std::chrono::duration<double>(Clock::now() - start).count();
+  report["peak_memory_bytes"] = peak_memory_bytes();
+  report_progress("quantize", config.n_layers, config.n_layers, "done");
+  return report;
+}
+
+}  // namespace d2q

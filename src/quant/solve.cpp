@@ -1,0 +1,233 @@
+#include "quant/solve.h"
+
+#include <cblas.h>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include "base/error.h"
+#include "linalg/inverse_factor.h"
+
+namespace d2q {
+namespace {
+
+/// The damping ladder: each rung ten times the last, up to the whole mean diagonal.
+constexpr double kLargestDamping = 1.0;
+constexpr int64_t kRowsPerTask = 64;
+
+Tensor to_device(Device& device, const Matrix<double>& matrix) {
+  Matrix<float> rounded(matrix.rows(), matrix.cols());
+  for (int64_t i = 0; i < matrix.size(); ++i) rounded.data()[i] = static_cast<float>(matrix.data()[i]);
+  const Tensor tensor = device.allocate(matrix.rows(), matrix.cols(), DType::kF32);
+  device.upload(rounded.data(), tensor);
+  return tensor;
+}
+
+/// Σ_i left[i]·(M right[i])ᵀ over rows, M [n, n]: one GEMM per row task, sums added in task order.
+double quadratic_form(const Matrix<float>& left, const Matrix<float>& m, const Matrix<float>& right, ThreadPool& pool) {
+  const int64_t rows = left.rows();
+  const int64_t n = m.rows();
+  const int64_t n_tasks = (rows + kRowsPerTask - 1) / kRowsPerTask;
+  std::vector<double> sums(static_cast<size_t>(n_tasks), 0.0);
+  pool.parallel_for(n_tasks, [&](int64_t task, int) {
+    const int64_t begin = task * kRowsPerTask;
+    const int64_t count = std::min(kRowsPerTask, rows - begin);
+    Matrix<float> product(count, n);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, static_cast<int>(count), static_cast<int>(n),
+                static_cast<int>(n), 1.0f, right.row(begin), static_cast<int>(n), m.data(), static_cast<int>(n),
+                0.0f, product.data(), static_cast<int>(n));
+    double sum = 0.0;
+    for (int64_t i = 0; i < count * n; ++i) {
+      sum += static_cast<double>(left.row(begin)[i]) * static_cast<double>(product.data()[i]);
+    }
+    sums[static_cast<size_t>(task)] = sum;
+  });
+  double total = 0.0;
+  for (const double sum : sums) total += sum;
+  return total;
+}
+
+Matrix<float> difference(const Matrix<float>& a, const Matrix<float>& b) {
+  Matrix<float> result(a.rows(), a.cols());
+  for (int64_t i = 0; i < a.size(); ++i) result.data()[i] = a.data()[i] - b.data()[i];
+  return result;
+}
+
+}  // namespace
+
+struct InputSetSolver::Factorised {
+  ColumnOrder order;
+  Tensor factor;     // empty when every rung failed
+  Tensor asymmetry;  // empty without a cross term
+  double damping = 0.0;
+};
+
+InputSetSolver::InputSetSolver(Device& device, ThreadPool& pool, int64_t n_inputs)
+    : device_(device), pool_(pool), n_inputs_(n_inputs), dead_(static_cast<size_t>(n_inputs), false) {}
+
+InputSetSolver::InputSetSolver(Device& device, ThreadPool& pool, Matrix<float> gram, Matrix<float> cross,
+                               double alpha, double damping, const std::string& subject)
+    : device_(device),
+      pool_(pool),
+      n_inputs_(gram.rows()),
+      gram_(std::move(gram)),
+      alpha_(alpha),
+      damping_(damping),
+      dead_(static_cast<size_t>(n_inputs_), false) {
+  D2Q_CHECK(gram_.cols() == n_inputs_, "gram {}x{}", n_inputs_, gram_.cols());
+  for (const float value : gram_.span()) {
+    if (!std::isfinite(value)) fail(ErrorCode::kNumeric, "{}: the input statistics hold NaN or Inf; the activations overflow", subject);
+  }
+  for (int64_t j = 0; j < n_inputs_; ++j) dead_[static_cast<size_t>(j)] = gram_(j, j) == 0.0f;
+  if (cross.empty()) return;
+  for (int64_t i = 0; i < cross.size(); ++i) cross.data()[i] -= gram_.data()[i];
+  for (int64_t j = 0; j < n_inputs_; ++j) {
+    if (!dead_[static_cast<size_t>(j)]) continue;
+    for (int64_t i = 0; i < n_inputs_; ++i) cross(i, j) = 0.0f;
+  }
+  deviation_ = std::move(cross);
+}
+
+InputSetSolver::~InputSetSolver() = default;
+
+const InputSetSolver::Factorised& InputSetSolver::factorised(int64_t group_size) {
+  std::unique_ptr<Factorised>& entry = factorised_[group_size];
+  if (entry) return *entry;
+  entry = std::make_unique<Factorised>();
+  if (gram_.empty()) {
+    entry->order = stored_order(n_inputs_, group_size);
+    return *entry;
+  }
+  std::vector<double> diagonal(static_cast<size_t>(n_inputs_));
+  for (int64_t j = 0; j < n_inputs_; ++j) {
+    diagonal[static_cast<size_t>(j)] = dead_[static_cast<size_t>(j)] ? 1.0 : static_cast<double>(gram_(j, j));
+  }
+  entry->order = group_aware_order(diagonal, group_size);
+  const std::vector<int64_t>& columns = entry->order.columns;
+  Matrix<double> hessian(n_inputs_, n_inputs_);
+  for (int64_t i = 0; i < n_inputs_; ++i) {
+    const float* row = gram_.row(columns[static_cast<size_t>(i)]);
+    for (int64_t j = 0; j < n_inputs_; ++j) hessian(i, j) = static_cast<double>(row[columns[static_cast<size_t>(j)]]);
+    hessian(i, i) = diagonal[static_cast<size_t>(columns[static_cast<size_t>(i)])];
+  }
+  std::optional<Matrix<double>> factor;
+  for (double damping = damping_; !factor && damping <= kLargestDamping * 1.0001; damping *= 10.0) {
+    factor = inverse_factor(hessian, damping);
+    entry->damping = damping;
+  }
+  if (!factor) return *entry;
+  entry->factor = to_device(device_, *factor);
+  if (!deviation_.empty() && alpha_ != 0.0) {
+    Matrix<double>& permuted = hessian;  // no longer needed as itself
+    for (int64_t i = 0; i < n_inputs_; ++i) {
+      const float* row = deviation_.row(columns[static_cast<size_t>(i)]);
+      for (int64_t j = 0; j < n_inputs_; ++j) permuted(i, j) = static_cast<double>(row[columns[static_cast<size_t>(j)]]);
+    }
+    entry->asymmetry = to_device(device_, asymmetry_matrix(permuted, *factor, alpha_, pool_));
+  }
+  return *entry;
+}
+
+LinearSolution InputSetSolver::walk(const Matrix<float>& weight, const Grid& grid, int64_t group_size,
+                                    const ColumnOrder& order, const Tensor& factor, const Tensor& asymmetry) {
+  const int64_t rows = weight.rows();
+  const int64_t n = weight.cols();
+  const auto n_groups = static_cast<int64_t>(order.groups.size());
+  Matrix<float> permuted(rows, n);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      const int64_t column = order.columns[static_cast<size_t>(j)];
+      permuted(i, j) = dead_[static_cast<size_t>(column)] ? 0.0f : weight(i, column);
+    }
+  }
+  ColumnWalk request;
+  request.weight = device_.allocate(rows, n, DType::kF32);
+  device_.upload(permuted.data(), request.weight);
+  request.inverse_factor = factor;
+  request.asymmetry = asymmetry;
+  request.grid = grid;
+  request.groups = order.groups;
+  request.codes = device_.allocate(rows, n, DType::kU8);
+  request.params = device_.allocate(rows, n_groups * grid.n_params(), DType::kF32);
+  request.column_scale = device_.allocate(1, n, DType::kF32);
+  device_.solver().column_walk(request);
+
+  LinearSolution solution;
+  solution.layout.kind = grid.kind == GridKind::kUniform ? PackedKind::kUniform : PackedKind::kSignPlanes;
+  solution.layout.bits = grid.bits;
+  solution.layout.rows = rows;
+  solution.layout.cols = n;
+  solution.layout.group_size = group_size;
+  solution.has_column_scale = grid.kind == GridKind::kSignPlanes && grid.column_scale;
+  solution.codes.resize(static_cast<size_t>(rows * n));
+  solution.params.resize(static_cast<size_t>(request.params.size()));
+  solution.column_scale.resize(static_cast<size_t>(n));
+  std::vector<uint8_t> codes(static_cast<size_t>(rows * n));
+  std::vector<float> column_scale(static_cast<size_t>(n));
+  device_.download(request.codes, codes.data());
+  device_.download(request.params, solution.params.data());
+  device_.download(request.column_scale, column_scale.data());
+  for (int64_t j = 0; j < n; ++j) {
+    const int64_t column = order.columns[static_cast<size_t>(j)];
+    solution.column_scale[static_cast<size_t>(column)] = column_scale[static_cast<size_t>(j)];
+    for (int64_t i = 0; i < rows; ++i) {
+      solution.codes[static_cast<size_t>(i * n + column)] = codes[static_cast<size_t>(i * n + j)];
+    }
+  }
+  return solution;
+}
+
+void InputSetSolver::measure(const Matrix<float>& weight, const LinearSolution& rounded,
+                             LinearSolution& solution) const {
+  const double scale = quadratic_form(weight, gram_, weight, pool_);
+  if (!(scale > 0.0)) return;
+  const auto objective = [&](const LinearSolution& candidate, double* symmetric) {
+    const Matrix<float> delta = difference(reconstruct(candidate), weight);
+    const double quadratic = quadratic_form(delta, gram_, delta, pool_);
+    const double linear = deviation_.empty() ? 0.0 : quadratic_form(delta, deviation_, weight, pool_);
+    if (symmetric != nullptr) *symmetric = quadratic / scale;
+    return (quadratic - 2.0 * linear) / scale;
+  };
+  solution.objective_before = objective(rounded, nullptr);
+  solution.objective_after = objective(solution, &solution.relative_error);
+}
+
+LinearSolution InputSetSolver::solve(const Matrix<float>& weight, const Grid& grid, int64_t group_size) {
+  D2Q_CHECK(weight.cols() == n_inputs_, "{} columns for {} inputs", weight.cols(), n_inputs_);
+  const int64_t size = std::min(group_size, n_inputs_);
+  const Factorised& parts = factorised(size);
+  LinearSolution rounded = walk(weight, grid, size, parts.order, Tensor{}, Tensor{});
+  if (gram_.empty()) return rounded;
+  if (parts.factor.empty()) {
+    rounded.rounded_only = true;
+    rounded.damping = parts.damping;
+    measure(weight, rounded, rounded);
+    return rounded;
+  }
+  LinearSolution solution = walk(weight, grid, size, parts.order, parts.factor, parts.asymmetry);
+  solution.damping = parts.damping;
+  measure(weight, rounded, solution);
+  return solution;
+}
+
+PackedLinear pack_solution(const LinearSolution& solution) {
+  PackedLinear packed;
+  packed.layout = solution.layout;
+  packed.codes.resize(static_cast<size_t>(codes_bytes(solution.layout)));
+  packed.scales.resize(static_cast<size_t>(scales_count(solution.layout)));
+  pack(solution.layout, solution.codes, solution.params, packed.codes, packed.scales);
+  return packed;
+}
+
+Matrix<float> reconstruct(const LinearSolution& solution) {
+  const PackedLinear packed = pack_solution(solution);
+  Matrix<float> weights(solution.layout.rows, solution.layout.cols);
+  dequantize(packed.view(), weights.span());
+  for (int64_t i = 0; i < weights.rows(); ++i) {
+    for (int64_t j = 0; j < weights.cols(); ++j) weights(i, j) *= solution.column_scale[static_cast<size_t>(j)];
+  }
+  return weights;
+}
+
+}  // namespace d2q

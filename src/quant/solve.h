@@ -1,0 +1,78 @@
+// METHOD.md §4 on the linears that share one input: order, damp, factorise once, walk each.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/matrix.h"
+#include "base/thread_pool.h"
+#include "codec/packed_matrix.h"
+#include "kernels/device.h"
+#include "quant/column_order.h"
+
+namespace d2q {
+
+/// What a solved linear is made of. ŵ[i, j] = column_scale[j] · level(codes[i, j]; params of i's group).
+struct LinearSolution {
+  PackedLayout layout;
+  std::vector<uint8_t> codes;       // [out, in] row-major
+  std::vector<float> params;        // [out, n_groups * n_params] row-major, exact in fp16
+  std::vector<float> column_scale;  // [in]; all 1 unless a column scale was fitted
+  bool has_column_scale = false;
+  // ‖ŴX − WX̃‖² relative to ‖WX‖², up to the same constant before (plain rounding on the same grid)
+  // and after; 0 without statistics.
+  double objective_before = 0.0;
+  double objective_after = 0.0;
+  double relative_error = 0.0;  // ‖(Ŵ − W)X‖² / ‖WX‖²
+  double damping = 0.0;         // share of the mean diagonal that the factorisation needed
+  bool rounded_only = false;    // every rung of the damping ladder failed: plain rounding
+};
+
+/// Codes and fp16 scales in file order.
+struct PackedLinear {
+  PackedLayout layout;
+  std::vector<uint8_t> codes;
+  std::vector<Half> scales;
+  PackedView view() const { return {layout, codes, scales}; }
+};
+PackedLinear pack_solution(const LinearSolution& solution);
+
+/// Solver for one input set. Not thread-safe; works on the pool and the device.
+class InputSetSolver {
+ public:
+  /// Plain rounding: no statistics.
+  InputSetSolver(Device& device, ThreadPool& pool, int64_t n_inputs);
+  /// gram = Σ x xᵀ (scaled), cross = Σ x̃ xᵀ or empty; both [in, in]. Throws Error{kNumeric} naming
+  /// `subject` when they are not finite.
+  InputSetSolver(Device& device, ThreadPool& pool, Matrix<float> gram, Matrix<float> cross, double alpha,
+                 double damping, const std::string& subject);
+  ~InputSetSolver();
+
+  /// weight [out, in]. A group size larger than `in` means one group.
+  LinearSolution solve(const Matrix<float>& weight, const Grid& grid, int64_t group_size);
+
+ private:
+  struct Factorised;
+  const Factorised& factorised(int64_t group_size);
+  LinearSolution walk(const Matrix<float>& weight, const Grid& grid, int64_t group_size,
+                      const ColumnOrder& order, const Tensor& factor, const Tensor& asymmetry);
+  void measure(const Matrix<float>& weight, const LinearSolution& rounded, LinearSolution& solution) const;
+
+  Device& device_;
+  ThreadPool& pool_;
+  int64_t n_inputs_;
+  Matrix<float> gram_;
+  Matrix<float> deviation_;  // D = cross − gram; empty without a cross term
+  double alpha_ = 0.0;
+  double damping_ = 0.0;
+  std::vector<bool> dead_;
+  std::map<int64_t, std::unique_ptr<Factorised>> factorised_;  // by group size
+};
+
+/// Ŵ [out, in] of a solution, column scale included.
+Matrix<float> reconstruct(const LinearSolution& solution);
+
+}  // namespace d2q
