@@ -20,7 +20,8 @@ class Tokenizer {
   /// Ids of `text`, any bytes (malformed UTF-8 included). `add_special`: apply the post-processor's
   /// template (BOS and the like). Added tokens in the text are recognised.
   virtual std::vector<int32_t> encode(std::string_view text, bool add_special) const = 0;
-  /// The bytes that a token stands for; special tokens give their text when `special` is true, else "".
+  /// The bytes that a token stands for; special tokens give their text when `special` is true, else
+  /// "".
   virtual std::string token_bytes(int32_t id, bool special = false) const = 0;
   virtual std::string decode(std::span<const int32_t> ids, bool special = false) const = 0;
   virtual std::optional<int32_t> find_token(std::string_view text) const = 0;

@@ -5,9 +5,10 @@
 
 namespace d2q {
 
-/// Copies the tokenizer files of an HF folder as they are (tokenizer.json, tokenizer_config.json, chat
-/// template, ...), or makes tokenizer.json and tokenizer_config.json of the same tokenizer from a GGUF
-/// file's metadata. Throws Error{kIo}, Error{kUnsupported} for a GGUF tokenizer that is not known.
+/// Copies the tokenizer files of an HF folder as they are (tokenizer.json, tokenizer_config.json,
+/// chat template, ...), or makes tokenizer.json and tokenizer_config.json of the same tokenizer
+/// from a GGUF file's metadata. Throws Error{kIo}, Error{kUnsupported} for a GGUF tokenizer that is
+/// not known.
 void write_tokenizer_files(const std::filesystem::path& model, const std::filesystem::path& folder);
 
 }  // namespace d2q

@@ -1,0 +1,129 @@
+#include "text/bpe_tokenizer.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "text/utf8.h"
+
+namespace d2q {
+namespace {
+
+AddedTokenMatcher make_matcher(const std::vector<AddedToken>& tokens, bool normalized,
+                               const Normalizer* normalizer) {
+  std::vector<AddedToken> chosen;
+  std::vector<std::string> patterns;
+  for (const AddedToken& token : tokens) {
+    if (token.normalized != normalized) continue;
+    chosen.push_back(token);
+    patterns.push_back(token.content);
+    if (normalized && normalizer != nullptr) normalizer->apply(patterns.back());
+  }
+  return AddedTokenMatcher(std::move(chosen), patterns);
+}
+
+}  // namespace
+
+BpeTokenizer::BpeTokenizer(TokenizerParts parts)
+    : parts_(std::move(parts)),
+      model_(*parts_.vocabulary, parts_.merges, parts_.bpe, parts_.source),
+      raw_matcher_(make_matcher(parts_.added_tokens, false, nullptr)),
+      normalized_matcher_(make_matcher(parts_.added_tokens, true, parts_.normalizer.get())),
+      vocab_size_(parts_.vocabulary->size()) {
+  parts_.merges = {};
+  for (const AddedToken& token : parts_.added_tokens) {
+    added_by_id_[token.id] = token;
+    added_ids_[token.content] = token.id;
+    vocab_size_ = std::max(vocab_size_, token.id + 1);
+  }
+}
+
+std::vector<int32_t> BpeTokenizer::encode(std::string_view text, bool add_special) const {
+  std::string repaired;
+  if (!is_valid_utf8(text)) {
+    repaired = replace_malformed_utf8(text);
+    text = repaired;
+  }
+  std::vector<int32_t> ids;
+  ids.reserve(text.size() / 4 + 8);
+  if (add_special) ids = parts_.template_prefix;
+  const WordCachePool::Loan cache(caches_);
+  std::vector<AddedTokenPart> raw_parts;
+  raw_matcher_.split(text, raw_parts);
+  std::string normalized;
+  std::vector<AddedTokenPart> parts;
+  for (const AddedTokenPart& raw : raw_parts) {
+    if (raw.id) {
+      ids.push_back(*raw.id);
+      continue;
+    }
+    std::string_view piece = raw.text;
+    if (parts_.normalizer) {
+      normalized = piece;
+      parts_.normalizer->apply(normalized);
+      piece = normalized;
+    }
+    parts.clear();
+    normalized_matcher_.split(piece, parts);
+    for (const AddedTokenPart& part : parts) {
+      if (part.id) {
+        ids.push_back(*part.id);
+      } else {
+        append_text(part.text, *cache, ids);
+      }
+    }
+  }
+  if (add_special) {
+    ids.insert(ids.end(), parts_.template_suffix.begin(), parts_.template_suffix.end());
+  }
+  return ids;
+}
+
+void BpeTokenizer::append_text(std::string_view text, WordCache& cache,
+                               std::vector<int32_t>& ids) const {
+  const Words words = parts_.pre_tokenizers.split(text);
+  for (const std::string_view word : words.words) append_word(word, cache, ids);
+}
+
+void BpeTokenizer::append_word(std::string_view word, WordCache& cache,
+                               std::vector<int32_t>& ids) const {
+  if (word.size() > WordCache::kMaxWordBytes) {
+    model_.encode(word, ids);
+    return;
+  }
+  WordCache::Entry& entry = cache.slot(word);
+  if (!WordCache::holds(entry, word)) {
+    const size_t before = ids.size();
+    model_.encode(word, ids);
+    const size_t n = ids.size() - before;
+    if (n <= WordCache::kMaxIds) {
+      WordCache::store(entry, word, std::span(ids).subspan(before, n));
+    }
+    return;
+  }
+  ids.insert(ids.end(), entry.ids.begin(), entry.ids.begin() + entry.n_ids);
+}
+
+std::string BpeTokenizer::token_bytes(int32_t id, bool special) const {
+  const auto added = added_by_id_.find(id);
+  if (added != added_by_id_.end()) {
+    if (added->second.special && !special) return {};
+    return parts_.decoder.bytes(added->second.content);
+  }
+  const std::string* token = parts_.vocabulary->token(id);
+  return token != nullptr ? parts_.decoder.bytes(*token) : std::string();
+}
+
+std::string BpeTokenizer::decode(std::span<const int32_t> ids, bool special) const {
+  std::string bytes;
+  for (const int32_t id : ids) bytes += token_bytes(id, special);
+  parts_.decoder.finish(bytes);
+  return is_valid_utf8(bytes) ? bytes : replace_malformed_utf8(bytes);
+}
+
+std::optional<int32_t> BpeTokenizer::find_token(std::string_view text) const {
+  const auto added = added_ids_.find(text);
+  if (added != added_ids_.end()) return added->second;
+  return parts_.vocabulary->find(text);
+}
+
+}  // namespace d2q

@@ -1,0 +1,204 @@
+#include "text/tokenizer_gguf.h"
+
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "text/bpe_model.h"
+#include "text/utf8.h"
+#include "text/vocabulary.h"
+
+namespace d2q {
+namespace {
+
+constexpr const char* kByteLevelGpt2 =
+    R"json({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true})json";
+
+constexpr const char* kDigitsThenGpt2 = R"json({"type": "Sequence", "pretokenizers": [
+  {"type": "Digits", "individual_digits": true},
+  {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}]})json";
+
+constexpr const char* kLlama3 = R"json({"type": "Sequence", "pretokenizers": [
+  {"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex":
+   "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}},
+  {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]})json";
+
+constexpr const char* kQwen2 = R"json({"type": "Sequence", "pretokenizers": [
+  {"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex":
+   "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}},
+  {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]})json";
+
+// What GGUF runtimes do for files that name no pre-tokenizer. It is nobody's training-time
+// pre-tokenizer, but the one that such files are run and measured with.
+constexpr const char* kDefault = R"json({"type": "Sequence", "pretokenizers": [
+  {"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex":
+   "[\\p{P}\\$\\+<=>\\^~\\|]+"}},
+  {"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex":
+   "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)"}},
+  {"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex": "\\p{N}+"}},
+  {"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex": "[0-9][0-9][0-9]"}},
+  {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]})json";
+
+/// How the name in tokenizer.ggml.pre is to be read.
+struct PreTokenizerKind {
+  const char* name;
+  const char* pre_tokenizer;
+  bool nfc;
+  bool ignore_merges;
+  bool adds_bos;  // unless the file says otherwise
+};
+
+constexpr PreTokenizerKind kKinds[] = {
+    {"default", kDefault, false, false, false},
+    {"gpt-2", kByteLevelGpt2, false, false, false},
+    {"gpt2", kByteLevelGpt2, false, false, false},
+    {"phi-2", kByteLevelGpt2, false, false, false},
+    {"mpt", kByteLevelGpt2, false, false, false},
+    {"olmo", kByteLevelGpt2, false, false, false},
+    {"smollm", kDigitsThenGpt2, false, false, false},
+    {"starcoder", kDigitsThenGpt2, false, false, false},
+    {"refact", kDigitsThenGpt2, false, false, false},
+    {"llama-bpe", kLlama3, false, true, true},
+    {"llama3", kLlama3, false, true, true},
+    {"llama-v3", kLlama3, false, true, true},
+    {"falcon3", kLlama3, false, true, true},
+    {"qwen2", kQwen2, true, false, false},
+    {"deepseek-r1-qwen", kQwen2, true, false, false},
+};
+
+/// tokenizer.ggml.token_type
+enum GgufTokenType : int64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4 };
+
+const PreTokenizerKind& kind_of(const GgufFile& file, std::string_view name) {
+  for (const PreTokenizerKind& kind : kKinds) {
+    if (name == kind.name) return kind;
+  }
+  fail(ErrorCode::kUnsupported, "{}: tokenizer.ggml.pre: pre-tokenizer '{}' is not supported",
+       file.path().string(), name);
+}
+
+std::vector<std::string_view> required_strings(const GgufFile& file, const std::string& key) {
+  auto list = file.strings(key);
+  if (!list) {
+    fail(ErrorCode::kNotFound, "{}: '{}' is missing; a file without a tokenizer?",
+         file.path().string(), key);
+  }
+  return *std::move(list);
+}
+
+/// ["left", "right"] of "left right"; a left part may itself begin with a space.
+nlohmann::json split_merge(const GgufFile& file, std::string_view line) {
+  const size_t space = line.find(' ', 1);
+  if (space == std::string_view::npos) {
+    fail(ErrorCode::kCorrupt,
+         "{}: tokenizer.ggml.merges: '{}' is not two tokens with a space between",
+         file.path().string(), line);
+  }
+  return {line.substr(0, space), line.substr(space + 1)};
+}
+
+nlohmann::json added_token(int64_t id, std::string_view content, bool special) {
+  return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
+          {"rstrip", false}, {"normalized", false}, {"special", special}};
+}
+
+nlohmann::json template_part(const char* kind, std::string_view id) {
+  return {{kind, {{"id", id}, {"type_id", 0}}}};
+}
+
+/// TemplateProcessing that puts BOS before and EOS after the text, as the file asks; or null.
+nlohmann::json post_processor(const GgufFile& file, const PreTokenizerKind& kind,
+                              std::span<const std::string_view> tokens) {
+  nlohmann::json specials = nlohmann::json::object();
+  const auto special = [&](const std::string& key) {
+    const auto id = file.integer(key);
+    if (!id || *id < 0 || *id >= static_cast<int64_t>(tokens.size())) {
+      fail(ErrorCode::kCorrupt, "{}: '{}' is missing or outside the vocabulary",
+           file.path().string(), key);
+    }
+    const std::string_view token = tokens[static_cast<size_t>(*id)];
+    specials[std::string(token)] = {{"id", token}, {"ids", {*id}}, {"tokens", {token}}};
+    return template_part("SpecialToken", token);
+  };
+  nlohmann::json single = nlohmann::json::array();
+  if (file.boolean("tokenizer.ggml.add_bos_token").value_or(kind.adds_bos)) {
+    single.push_back(special("tokenizer.ggml.bos_token_id"));
+  }
+  single.push_back(template_part("Sequence", "A"));
+  if (file.boolean("tokenizer.ggml.add_eos_token").value_or(false)) {
+    single.push_back(special("tokenizer.ggml.eos_token_id"));
+  }
+  if (single.size() == 1) return nullptr;
+  return {{"type", "TemplateProcessing"},
+          {"single", single},
+          {"pair", {template_part("Sequence", "A"), template_part("Sequence", "B")}},
+          {"special_tokens", specials}};
+}
+
+}  // namespace
+
+nlohmann::json gguf_tokenizer_json(const GgufFile& file) {
+  const std::string path = file.path().string();
+  const std::string_view model = file.string("tokenizer.ggml.model").value_or("");
+  if (model != "gpt2") {
+    fail(model.empty() ? ErrorCode::kNotFound : ErrorCode::kUnsupported,
+         "{}: tokenizer.ggml.model is '{}', only 'gpt2' (byte-level BPE) is supported", path,
+         model);
+  }
+  const PreTokenizerKind& kind =
+      kind_of(file, file.string("tokenizer.ggml.pre").value_or("default"));
+  const auto tokens = required_strings(file, "tokenizer.ggml.tokens");
+  const auto merges = required_strings(file, "tokenizer.ggml.merges");
+  const auto types = file.integers("tokenizer.ggml.token_type");
+  if (types && types->size() != tokens.size()) {
+    fail(ErrorCode::kCorrupt, "{}: {} token types for {} tokens", path, types->size(),
+         tokens.size());
+  }
+  if (tokens.size() > static_cast<size_t>(kMaxVocabulary) || merges.size() > kMaxMerges) {
+    fail(ErrorCode::kCorrupt, "{}: {} tokens and {} merges, the limits are {} and {}", path,
+         tokens.size(), merges.size(), kMaxVocabulary, kMaxMerges);
+  }
+
+  nlohmann::json vocabulary = nlohmann::json::object();
+  nlohmann::json added = nlohmann::json::array();
+  for (size_t id = 0; id < tokens.size(); ++id) {
+    if (!is_valid_utf8(tokens[id])) {
+      fail(ErrorCode::kCorrupt, "{}: token {} is not valid UTF-8; corrupt file?", path, id);
+    }
+    vocabulary[std::string(tokens[id])] = id;
+    const int64_t type = types ? (*types)[id] : kNormal;
+    if (type == kControl || type == kUnknown || type == kUserDefined) {
+      added.push_back(added_token(static_cast<int64_t>(id), tokens[id], type != kUserDefined));
+    }
+  }
+  nlohmann::json rules = nlohmann::json::array();
+  for (const std::string_view line : merges) rules.push_back(split_merge(file, line));
+
+  return {{"version", "1.0"},
+          {"truncation", nullptr},
+          {"padding", nullptr},
+          {"added_tokens", std::move(added)},
+          {"normalizer", kind.nfc ? nlohmann::json{{"type", "NFC"}} : nlohmann::json(nullptr)},
+          {"pre_tokenizer", nlohmann::json::parse(kind.pre_tokenizer)},
+          {"post_processor", post_processor(file, kind, tokens)},
+          {"decoder",
+           {{"type", "ByteLevel"},
+            {"add_prefix_space", false},
+            {"trim_offsets", true},
+            {"use_regex", true}}},
+          {"model",
+           {{"type", "BPE"},
+            {"dropout", nullptr},
+            {"unk_token", nullptr},
+            {"continuing_subword_prefix", nullptr},
+            {"end_of_word_suffix", nullptr},
+            {"fuse_unk", false},
+            {"byte_fallback", false},
+            {"ignore_merges", kind.ignore_merges},
+            {"vocab", std::move(vocabulary)},
+            {"merges", std::move(rules)}}}};
+}
+
+}  // namespace d2q

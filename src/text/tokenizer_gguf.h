@@ -1,0 +1,17 @@
+// GGUF keeps a tokenizer as lists of tokens and merges and the name of its pre-tokenizer; here it
+// becomes the tokenizer.json that says the same, so that there is one reader for both.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+#include "format/gguf.h"
+
+namespace d2q {
+
+/// The document of an equivalent tokenizer.json. Throws Error{kUnsupported} on a tokenizer model
+/// other than "gpt2" or an unknown pre-tokenizer name, Error{kNotFound} when the file has no
+/// tokenizer, Error{kCorrupt} on lists that contradict each other.
+nlohmann::json gguf_tokenizer_json(const GgufFile& file);
+
+}  // namespace d2q

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Writes src/text/unicode_additions.inc: how the character classes of PyPI's `tokenizers` differ
+from Unicode 14, the version that Debian 12's PCRE2 knows (utf8proc there knows 15).
+
+Needs `tokenizers` and a Python whose unicodedata is version 14 (3.11).
+Usage: make_unicode_additions.py OUTPUT
+"""
+
+import sys
+import unicodedata
+
+from tokenizers import Regex
+from tokenizers import pre_tokenizers as pt
+
+CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
+CATEGORIES = ["L", "Lu", "Ll", "Lm", "Lo", "N", "Nd", "M", "P", "S"]
+PER_LINE = 4
+
+
+def members(pattern):
+    """Code points that match a one-character pattern."""
+    kept = set()
+    splitter = pt.Split(Regex(pattern), "removed")
+    for start in range(0, len(CODE_POINTS), 4096):
+        text = "".join(map(chr, CODE_POINTS[start : start + 4096]))
+        for word, _ in splitter.pre_tokenize_str(text):
+            kept.update(map(ord, word))
+    return {c for c in CODE_POINTS if c not in kept}
+
+
+def cut_out(splitter, pieces):
+    """Code points at which a pre-tokenizer cuts "a?a" into `pieces`."""
+    return {c for c in CODE_POINTS if len(splitter.pre_tokenize_str("a" + chr(c) + "a")) == pieces}
+
+
+def category(prefix):
+    return {c for c in CODE_POINTS if unicodedata.category(chr(c)).startswith(prefix)}
+
+
+def to_ranges(code_points):
+    ranges = []
+    for c in sorted(code_points):
+        if ranges and ranges[-1][1] == c - 1:
+            ranges[-1][1] = c
+        else:
+            ranges.append([c, c])
+    return ranges
+
+
+def write(out, name, code_points):
+    ranges = to_ranges(code_points)
+    out.write(f"constexpr CodePointRange k{name}[] = {{\n")
+    for start in range(0, len(ranges), PER_LINE):
+        row = ", ".join(f"{{0x{a:X}, 0x{b:X}}}" for a, b in ranges[start : start + PER_LINE])
+        out.write(f"    {row},\n")
+    out.write("};\n")
+
+
+def main():
+    if unicodedata.unidata_version != "14.0.0":
+        sys.exit(f"unicodedata is {unicodedata.unidata_version}; this needs 14.0.0 (Python 3.11)")
+    with open(sys.argv[1], "w") as out:
+        out.write("// Made by tools/make_unicode_additions.py.\n")
+        for name in CATEGORIES:
+            new = members(rf"\p{{{name}}}")
+            old = category(name)
+            if old - new:
+                sys.exit(f"{name} lost members: the tables can only add")
+            write(out, f"Additions{name}", new - old)
+        write(out, "AdditionsHan", members(r"\p{Han}"))
+        numeric = cut_out(pt.Digits(individual_digits=True), 3)
+        write(out, "NumericAdditions", numeric - members(r"\p{N}"))
+        ascii_symbols = set(map(ord, "$+<=>^`|~"))
+        punctuation = cut_out(pt.Punctuation("removed"), 2)
+        write(out, "PunctuationExtra", punctuation - category("P") - ascii_symbols)
+        write(out, "PunctuationMissing", category("P") - punctuation)
+
+
+if __name__ == "__main__":
+    main()
