@@ -1,0 +1,86 @@
+// An in-memory model with random weights, for tests.
+#pragma once
+
+#include <cmath>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "base/rng.h"
+#include "model/family.h"
+#include "model/weight_source.h"
+
+namespace d2q::test {
+
+class FakeWeights final : public WeightSource {
+ public:
+  /// Fills every tensor that the family's table names; biases of q, k, v where it asks for them.
+  explicit FakeWeights(ModelConfig config) : config_(std::move(config)) {
+    const Family& family = family_named(config_.family);
+    const ModuleNames& names = family.modules;
+    const int64_t hidden = config_.hidden_size, mlp = config_.intermediate_size;
+    const int64_t q = config_.n_heads * config_.head_dim, kv = config_.n_kv_heads * config_.head_dim;
+    add(names.embedding, 0, config_.vocab_size, hidden);
+    if (!config_.tied_embeddings) add(names.head, 0, config_.vocab_size, hidden);
+    add(names.final_norm, 0, 1, hidden);
+    for (int64_t layer = 0; layer < config_.n_layers; ++layer) {
+      add(names.attention_norm, layer, 1, hidden);
+      add(names.q, layer, q, hidden, family.qkv_bias);
+      add(names.k, layer, kv, hidden, family.qkv_bias);
+      add(names.v, layer, kv, hidden, family.qkv_bias);
+      add(names.o, layer, hidden, q);
+      add(names.q_norm, layer, 1, config_.head_dim);
+      add(names.k_norm, layer, 1, config_.head_dim);
+      add(names.mlp_norm, layer, 1, hidden);
+      add(names.gate, layer, mlp, hidden);
+      add(names.up, layer, mlp, hidden);
+      add(names.down, layer, hidden, mlp);
+    }
+  }
+
+  const ModelConfig& config() const override { return config_; }
+  std::string format() const override { return "fake"; }
+  bool has(const std::string& name) const override { return tensors_.contains(name); }
+  Matrix<float> load(const std::string& name) const override {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) fail(ErrorCode::kNotFound, "fake weights: no tensor '{}'", name);
+    return found->second.clone();
+  }
+  std::optional<PackedView> packed(const std::string&) const override { return std::nullopt; }
+
+ private:
+  void add(const ModuleName& module, int64_t layer, int64_t rows, int64_t cols, bool biased = false) {
+    if (module.hf.empty()) return;
+    const std::string name = module_name(module.hf, layer);
+    tensors_[name + ".weight"] = random(rows, cols, rows == 1 ? 1.0 : 0.0);
+    if (biased) tensors_[name + ".bias"] = random(1, rows, 0.0);
+  }
+
+  Matrix<float> random(int64_t rows, int64_t cols, double mean) {
+    Matrix<float> result(rows, cols);
+    const double deviation = rows == 1 ? 0.2 : 1.0 / std::sqrt(static_cast<double>(cols));
+    for (float& value : result.span()) value = static_cast<float>(mean + deviation * rng_.gaussian());
+    return result;
+  }
+
+  ModelConfig config_;
+  Rng rng_{7};
+  std::map<std::string, Matrix<float>> tensors_;
+};
+
+/// A model of two small layers with grouped heads.
+inline ModelConfig small_config(const std::string& family = "llama") {
+  ModelConfig config;
+  config.family = family;
+  config.hidden_size = 48;
+  config.intermediate_size = 80;
+  config.n_layers = 2;
+  config.n_heads = 6;
+  config.n_kv_heads = 2;
+  config.head_dim = 16;
+  config.vocab_size = 90;
+  config.max_positions = 64;
+  return config;
+}
+
+}  // namespace d2q::test
