@@ -1,0 +1,82 @@
+#include "text/tokenizer_files.h"
+
+#include <array>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "base/error.h"
+#include "base/file_io.h"
+#include "format/gguf.h"
+#include "text/tokenizer_gguf.h"
+
+namespace d2q {
+namespace {
+
+constexpr const char* kTokenizerJson = "tokenizer.json";
+constexpr const char* kTokenizerConfig = "tokenizer_config.json";
+constexpr std::array kOptionalFiles = {kTokenizerConfig,
+                                       "special_tokens_map.json",
+                                       "added_tokens.json",
+                                       "vocab.json",
+                                       "merges.txt",
+                                       "chat_template.jinja",
+                                       "chat_template.json",
+                                       "tokenizer.model",
+                                       "generation_config.json"};
+constexpr uint64_t kMaxTokenizerFileBytes = uint64_t{64} << 20;
+
+void copy_file(const std::filesystem::path& from, const std::filesystem::path& folder) {
+  write_file_atomically(folder / from.filename(), read_file(from, kMaxTokenizerFileBytes));
+}
+
+/// The text of the token whose id is at `key`, or null.
+nlohmann::json token_at(const GgufFile& file, const std::string& key) {
+  const auto id = file.integer(key);
+  const auto tokens = file.strings("tokenizer.ggml.tokens");
+  if (!id || !tokens || *id < 0 || *id >= static_cast<int64_t>(tokens->size())) return nullptr;
+  return (*tokens)[static_cast<size_t>(*id)];
+}
+
+nlohmann::json tokenizer_config(const GgufFile& file) {
+  nlohmann::json config = {
+      {"tokenizer_class", "PreTrainedTokenizerFast"},
+      {"clean_up_tokenization_spaces", false},
+      {"bos_token", token_at(file, "tokenizer.ggml.bos_token_id")},
+      {"eos_token", token_at(file, "tokenizer.ggml.eos_token_id")},
+      {"pad_token", token_at(file, "tokenizer.ggml.padding_token_id")},
+      {"unk_token", token_at(file, "tokenizer.ggml.unknown_token_id")},
+  };
+  if (const auto chat_template = file.string("tokenizer.chat_template")) {
+    config["chat_template"] = *chat_template;
+  }
+  return config;
+}
+
+/// The bytes of a document; text of a GGUF that is not UTF-8 cannot be JSON.
+std::string dump(const nlohmann::json& document, const std::string& source, int indent) {
+  try {
+    return document.dump(indent) + "\n";
+  } catch (const nlohmann::json::exception& error) {
+    fail(ErrorCode::kCorrupt, "{}: tokenizer metadata is not valid UTF-8 ({})", source,
+         error.what());
+  }
+}
+
+}  // namespace
+
+void write_tokenizer_files(const std::filesystem::path& model,
+                           const std::filesystem::path& folder) {
+  if (std::filesystem::is_directory(model)) {
+    copy_file(model / kTokenizerJson, folder);
+    for (const char* name : kOptionalFiles) {
+      if (std::filesystem::is_regular_file(model / name)) copy_file(model / name, folder);
+    }
+    return;
+  }
+  const GgufFile file(model);
+  const std::string source = model.string();
+  write_file_atomically(folder / kTokenizerJson, dump(gguf_tokenizer_json(file), source, -1));
+  write_file_atomically(folder / kTokenizerConfig, dump(tokenizer_config(file), source, 2));
+}
+
+}  // namespace d2q
