@@ -25,7 +25,7 @@ constexpr std::array kOptionalFiles = {kTokenizerConfig,
                                        "generation_config.json"};
 constexpr uint64_t kMaxTokenizerFileBytes = uint64_t{64} << 20;
 
-void copy_file(const std::filesystem::path& from, const std::filesystem::path& folder) {
+void copy_into(const std::filesystem::path& from, const std::filesystem::path& folder) {
   write_file_atomically(folder / from.filename(), read_file(from, kMaxTokenizerFileBytes));
 }
 
@@ -67,9 +67,9 @@ std::string dump(const nlohmann::json& document, const std::string& source, int 
 void write_tokenizer_files(const std::filesystem::path& model,
                            const std::filesystem::path& folder) {
   if (std::filesystem::is_directory(model)) {
-    copy_file(model / kTokenizerJson, folder);
+    copy_into(model / kTokenizerJson, folder);
     for (const char* name : kOptionalFiles) {
-      if (std::filesystem::is_regular_file(model / name)) copy_file(model / name, folder);
+      if (std::filesystem::is_regular_file(model / name)) copy_into(model / name, folder);
     }
     return;
   }
