@@ -90,7 +90,11 @@ bool GgufFile::as_number(const Value& value, uint64_t i, double& out) {
 const GgufFile::Value* GgufFile::value(const std::string& key, bool is_array) const {
   const auto found = values_.find(key);
   if (found == values_.end()) return nullptr;
-  if (found->second.is_array != is_array) wrong_type(key, is_array ? "an array" : "a single value");
+  if (found->second.is_array && !is_array) {
+    fail(ErrorCode::kUnsupported, "{}: key '{}' is an array, handled is a single value only",
+         path().string(), key);
+  }
+  if (!found->second.is_array && is_array) wrong_type(key, "an array");
   return &found->second;
 }
 

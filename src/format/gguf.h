@@ -75,7 +75,8 @@ class GgufFile {
   const std::vector<std::string>& keys() const noexcept { return keys_; }
   bool has_key(const std::string& key) const { return values_.contains(key); }
 
-  // Metadata: nullopt when the key is absent, Error{kCorrupt} when its value has another type.
+  // Metadata: nullopt when the key is absent; Error{kCorrupt} when its value has another type,
+  // Error{kUnsupported} when it is an array in place of a single value.
   // Views stay valid while the file lives.
   std::optional<bool> boolean(const std::string& key) const;
   std::optional<int64_t> integer(const std::string& key) const;  // any integer type
@@ -112,7 +113,8 @@ class GgufFile {
     uint64_t count = 1;
     std::span<const std::byte> bytes;  // the items as they lie in the file
   };
-  /// nullptr when absent; a scalar in place of an array, or the reverse, is Error{kCorrupt}.
+  /// nullptr when absent; an array in place of a scalar is Error{kUnsupported} (some models have
+  /// one value a layer), the reverse Error{kCorrupt}.
   const Value* value(const std::string& key, bool is_array) const;
   /// Item `i`; false when it is no such number or does not fit.
   static bool as_integer(const Value& value, uint64_t i, int64_t& out);

@@ -190,16 +190,17 @@ void GgufParser::place_tensors(const std::vector<uint64_t>& offsets) {
   const uint64_t data_begin = checked_add(position_, unit - 1, subject_) / unit * unit;
   for (size_t i = 0; i < offsets.size(); ++i) {
     GgufTensor& tensor = file_.tensors_[i];
+    const std::string context = fmt::format("{}: tensor '{}'", subject_, tensor.name);
     const uint64_t n_blocks =
         static_cast<uint64_t>(tensor.n_elements() / block_weights(tensor.type));
     const uint64_t n_bytes =
-        checked_mul(n_blocks, static_cast<uint64_t>(block_bytes(tensor.type)), subject_);
-    const uint64_t begin = checked_add(data_begin, offsets[i], subject_);
-    if (offsets[i] % unit != 0 || checked_add(begin, n_bytes, subject_) > bytes_.size()) {
+        checked_mul(n_blocks, static_cast<uint64_t>(block_bytes(tensor.type)), context);
+    const uint64_t begin = checked_add(data_begin, offsets[i], context);
+    if (offsets[i] % unit != 0 || checked_add(begin, n_bytes, context) > bytes_.size()) {
       fail(ErrorCode::kCorrupt,
-           "{}: tensor '{}': {} bytes at offset {}, file ends at {} (alignment {}); incomplete "
+           "{}: {} bytes at offset {}, file ends at {} (alignment {}); incomplete "
            "download?",
-           subject_, tensor.name, n_bytes, begin, bytes_.size(), unit);
+           context, n_bytes, begin, bytes_.size(), unit);
     }
     tensor.bytes = bytes_.subspan(begin, n_bytes);
   }
