@@ -20,14 +20,21 @@ constexpr int64_t kHalfRows = 8;
 constexpr int64_t kHalfAtomBytes = 32;
 constexpr int64_t kPrefetchBytes = 4096;
 
-int32_t sum_lanes(__m256i lanes) {
+// Constants, not calls: a call of a constexpr function may be emitted as a weak symbol, which a
+// linker could share with code for older processors.
+template <PackedFormat kFormat>
+constexpr int kBitsOf = bits_of(kFormat);
+template <PackedFormat kFormat>
+constexpr int64_t kStepBytesOf = step_bytes(kBitsOf<kFormat>);
+
+int32_t sum_lanes(__m256i lanes) noexcept {
   __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
   sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
   sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
   return _mm_cvtsi128_si32(sum);
 }
 
-uint32_t largest_lane(__m256i lanes) {
+uint32_t largest_lane(__m256i lanes) noexcept {
   __m128i max = _mm_max_epu32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
   max = _mm_max_epu32(max, _mm_shuffle_epi32(max, 0x4e));
   max = _mm_max_epu32(max, _mm_shuffle_epi32(max, 0xb1));
@@ -35,7 +42,7 @@ uint32_t largest_lane(__m256i lanes) {
 }
 
 /// Eight int32 that fit in int8.
-void store_digits(int8_t* out, __m256i values) {
+void store_digits(int8_t* out, __m256i values) noexcept {
   const __m128i words =
       _mm_packs_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm_packs_epi16(words, words));
@@ -76,17 +83,17 @@ void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, 
                         static_cast<float>(sum_lanes(high_sum)));
 }
 
-__m256i load_half_atom(const uint8_t* atom) {
+__m256i load_half_atom(const uint8_t* atom) noexcept {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(atom));
 }
 
-__m256i broadcast_columns(const int8_t* x) {
+__m256i broadcast_columns(const int8_t* x) noexcept {
   int32_t four = 0;
   __builtin_memcpy(&four, x, 4);
   return _mm256_set1_epi32(four);
 }
 
-__m256 load_half8(const uint16_t* halves) {
+__m256 load_half8(const uint16_t* halves) noexcept {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves)));
 }
 
@@ -94,7 +101,7 @@ __m256 load_half8(const uint16_t* halves) {
 /// stands, as the value 2. For 8-bit codes, plane 0 is the low and plane 1 the high nibble.
 template <PackedFormat kFormat, int kTokens>
 struct BlockDots {
-  static constexpr int kBits = bits_of(kFormat);
+  static constexpr int kBits = kBitsOf<kFormat>;
   static constexpr int kPlanes = is_sign_planes(kFormat) ? kBits : kBits == 8 ? 2 : 1;
   static constexpr int64_t kStepsInInt16 = kBits == 2 || is_sign_planes(kFormat) ? 4
                                            : kBits == 3                          ? 2
@@ -102,7 +109,7 @@ struct BlockDots {
   __m256i high[kTokens][kPlanes];  // int16 pairs while adding steps
   __m256i low[kTokens][kPlanes];
 
-  void clear() {
+  void clear() noexcept {
     D2Q_UNROLL
     for (int t = 0; t < kTokens; ++t) {
       D2Q_UNROLL
@@ -110,7 +117,8 @@ struct BlockDots {
     }
   }
 
-  void add(const __m256i* values, const int8_t* x_high, const int8_t* x_low, int64_t stride) {
+  void add(const __m256i* values, const int8_t* x_high, const int8_t* x_low,
+           int64_t stride) noexcept {
     D2Q_UNROLL
     for (int t = 0; t < kTokens; ++t) {
       const __m256i h = broadcast_columns(x_high + t * stride);
@@ -124,7 +132,8 @@ struct BlockDots {
   }
 
   /// `step` points at the half's 32 bytes of the step's first atom.
-  void add_step(const uint8_t* step, const int8_t* x_high, const int8_t* x_low, int64_t stride) {
+  void add_step(const uint8_t* step, const int8_t* x_high, const int8_t* x_low,
+                int64_t stride) noexcept {
     constexpr int kField = kBits == 3 ? 2 : kBits;
     constexpr int kPositions = 8 / kField;
     __m256i third = _mm256_setzero_si256();
@@ -162,7 +171,7 @@ struct BlockDots {
   }
 
   /// int16 pairs to int32 rows.
-  void widen() {
+  void widen() noexcept {
     const __m256i ones = _mm256_set1_epi16(1);
     D2Q_UNROLL
     for (int t = 0; t < kTokens; ++t) {
@@ -174,7 +183,7 @@ struct BlockDots {
     }
   }
 
-  void add_widened(const BlockDots& other) {
+  void add_widened(const BlockDots& other) noexcept {
     D2Q_UNROLL
     for (int t = 0; t < kTokens; ++t) {
       D2Q_UNROLL
@@ -185,7 +194,7 @@ struct BlockDots {
     }
   }
 
-  void merge_nibbles() {
+  void merge_nibbles() noexcept {
     D2Q_UNROLL
     for (int t = 0; t < kTokens; ++t) {
       high[t][0] = _mm256_add_epi32(high[t][0], _mm256_slli_epi32(high[t][1], 4));
@@ -194,12 +203,12 @@ struct BlockDots {
   }
 
   void add_block(const uint8_t* step, int64_t n_steps, const int8_t* x_high, const int8_t* x_low,
-                 int64_t stride) {
+                 int64_t stride) noexcept {
     clear();
     if (n_steps <= kStepsInInt16) {
       for (int64_t s = 0; s < n_steps; ++s) {
-        add_step(step + s * step_bytes(kBits), x_high + s * kStepColumns, x_low + s * kStepColumns,
-                 stride);
+        add_step(step + s * kStepBytesOf<kFormat>, x_high + s * kStepColumns,
+                 x_low + s * kStepColumns, stride);
       }
       widen();
     } else {
@@ -208,7 +217,7 @@ struct BlockDots {
         part.clear();
         const int64_t end = begin + kStepsInInt16 < n_steps ? begin + kStepsInInt16 : n_steps;
         for (int64_t s = begin; s < end; ++s) {
-          part.add_step(step + s * step_bytes(kBits), x_high + s * kStepColumns,
+          part.add_step(step + s * kStepBytesOf<kFormat>, x_high + s * kStepColumns,
                         x_low + s * kStepColumns, stride);
         }
         part.widen();
@@ -218,13 +227,13 @@ struct BlockDots {
     if constexpr (kBits == 8) merge_nibbles();
   }
 
-  __m256 dot(int t, int k) const {
+  __m256 dot(int t, int k) const noexcept {
     return _mm256_fmadd_ps(_mm256_cvtepi32_ps(low[t][k]), _mm256_set1_ps(kLowDigit),
                            _mm256_cvtepi32_ps(high[t][k]));
   }
 };
 
-void prefetch(const uint8_t* begin, int64_t n_bytes) {
+void prefetch(const uint8_t* begin, int64_t n_bytes) noexcept {
   for (int64_t i = 0; i < n_bytes; i += 64) {
     _mm_prefetch(reinterpret_cast<const char*>(begin + i + kPrefetchBytes), _MM_HINT_T0);
   }
@@ -232,8 +241,8 @@ void prefetch(const uint8_t* begin, int64_t n_bytes) {
 
 template <PackedFormat kFormat, int kTokens>
 void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, int64_t first_token,
-                    float* y) {
-  constexpr int64_t kStepBytes = step_bytes(bits_of(kFormat));
+                    float* y) noexcept {
+  constexpr int64_t kStepBytes = kStepBytesOf<kFormat>;
   constexpr int kParams = n_params_of(kFormat);
   const uint8_t* step = tile.codes;
   const int8_t* high = x.high + first_token * x.token_stride;
@@ -301,7 +310,7 @@ void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcep
 }
 
 /// f32 bits rounded to bf16 in the low halves, nearest even; NaN becomes a quiet NaN.
-__m256i round_to_bf16(__m256 value) {
+__m256i round_to_bf16(__m256 value) noexcept {
   const __m256i bits = _mm256_castps_si256(value);
   const __m256i top = _mm256_srli_epi32(bits, 16);
   const __m256i odd = _mm256_and_si256(top, _mm256_set1_epi32(1));
@@ -311,7 +320,7 @@ __m256i round_to_bf16(__m256 value) {
   return _mm256_blendv_epi8(rounded, _mm256_or_si256(top, _mm256_set1_epi32(0x40)), nan);
 }
 
-int32_t load_dword(const uint8_t* bytes) {
+int32_t load_dword(const uint8_t* bytes) noexcept {
   int32_t dword = 0;
   __builtin_memcpy(&dword, bytes, 4);
   return dword;
@@ -319,8 +328,8 @@ int32_t load_dword(const uint8_t* bytes) {
 
 /// The codes of 8 columns of one row in 32-bit lanes, columns 8 * part to 8 * part + 7 of the step.
 template <PackedFormat kFormat>
-__m256i row_codes(const uint8_t* step, int64_t row, int part) {
-  constexpr int kBits = bits_of(kFormat);
+__m256i row_codes(const uint8_t* step, int64_t row, int part) noexcept {
+  constexpr int kBits = kBitsOf<kFormat>;
   const uint8_t* base = step + 4 * row;
   if constexpr (kBits == 8) {
     const uint8_t* atom = base + part * 2 * kAtomBytes;
@@ -346,9 +355,9 @@ __m256i row_codes(const uint8_t* step, int64_t row, int part) {
 
 /// What the codes 0 to 7 of a row of sign planes stand for.
 template <PackedFormat kFormat>
-__m256 level_table(const uint16_t* row_scales) {
+__m256 level_table(const uint16_t* row_scales) noexcept {
   const __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
-  constexpr int kPlanes = bits_of(kFormat);
+  constexpr int kPlanes = kBitsOf<kFormat>;
   __m256 sum = _mm256_setzero_ps();
   D2Q_UNROLL
   for (int k = 0; k < kPlanes; ++k) {
@@ -361,12 +370,12 @@ __m256 level_table(const uint16_t* row_scales) {
   return sum;
 }
 
-void store_row(float* out, const __m256* weights) {
+void store_row(float* out, const __m256* weights) noexcept {
   _mm256_storeu_ps(out, weights[0]);
   _mm256_storeu_ps(out + 8, weights[1]);
 }
 
-void store_row(uint16_t* out, const __m256* weights) {
+void store_row(uint16_t* out, const __m256* weights) noexcept {
   const __m256i packed = _mm256_packus_epi32(round_to_bf16(weights[0]), round_to_bf16(weights[1]));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permute4x64_epi64(packed, 0xd8));
 }
@@ -380,7 +389,7 @@ void dequantize(const uint8_t* codes, const uint16_t* scales, int64_t n_steps, O
     const __m256 scale = _mm256_set1_ps(_cvtsh_ss(scales[row]));
     const __m256 zero = _mm256_set1_ps(_cvtsh_ss(scales[kRows + row]));
     for (int64_t s = 0; s < n_steps; ++s) {
-      const uint8_t* step = codes + s * step_bytes(bits_of(kFormat));
+      const uint8_t* step = codes + s * kStepBytesOf<kFormat>;
       D2Q_UNROLL
       for (int half = 0; half < 2; ++half) {
         __m256 weights[2];

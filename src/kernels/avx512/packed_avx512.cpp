@@ -15,6 +15,13 @@ constexpr int64_t kRows = 16;
 /// KB.
 constexpr int64_t kPrefetchBytes = 4096;
 
+// Constants, not calls: a call of a constexpr function may be emitted as a weak symbol, which a
+// linker could share with code for older processors.
+template <PackedFormat kFormat>
+constexpr int kBitsOf = bits_of(kFormat);
+template <PackedFormat kFormat>
+constexpr int64_t kStepBytesOf = step_bytes(kBitsOf<kFormat>);
+
 void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, float* scale,
                     float* sum) noexcept {
   const int64_t n_vectors = n_steps * 2;
@@ -50,18 +57,18 @@ void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, 
                         static_cast<float>(_mm512_reduce_add_epi32(high_sum)));
 }
 
-__m512i load_atom(const uint8_t* atom) {
+__m512i load_atom(const uint8_t* atom) noexcept {
   _mm_prefetch(reinterpret_cast<const char*>(atom + kPrefetchBytes), _MM_HINT_T0);
   return _mm512_loadu_si512(atom);
 }
 
-__m512i broadcast_columns(const int8_t* x) {
+__m512i broadcast_columns(const int8_t* x) noexcept {
   int32_t four = 0;
   __builtin_memcpy(&four, x, 4);
   return _mm512_set1_epi32(four);
 }
 
-__m512 load_half16(const uint16_t* halves) {
+__m512 load_half16(const uint16_t* halves) noexcept {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
 }
 
@@ -69,11 +76,11 @@ __m512 load_half16(const uint16_t* halves) {
 /// where it stands, as the value 2.
 template <PackedFormat kFormat, int kTokens>
 struct BlockDots {
-  static constexpr int kPlanes = is_sign_planes(kFormat) ? bits_of(kFormat) : 1;
+  static constexpr int kPlanes = is_sign_planes(kFormat) ? kBitsOf<kFormat> : 1;
   __m512i high[kTokens][kPlanes];
   __m512i low[kTokens][kPlanes];
 
-  void clear() {
+  void clear() noexcept {
     D2Q_UNROLL
     for (int t = 0; t < kTokens; ++t) {
       D2Q_UNROLL
@@ -82,7 +89,8 @@ struct BlockDots {
   }
 
   /// values[k]: unsigned bytes, four columns a lane; x: the same four columns.
-  void add(const __m512i* values, const int8_t* x_high, const int8_t* x_low, int64_t stride) {
+  void add(const __m512i* values, const int8_t* x_high, const int8_t* x_low,
+           int64_t stride) noexcept {
     D2Q_UNROLL
     for (int t = 0; t < kTokens; ++t) {
       const __m512i h = broadcast_columns(x_high + t * stride);
@@ -95,8 +103,9 @@ struct BlockDots {
     }
   }
 
-  void add_step(const uint8_t* step, const int8_t* x_high, const int8_t* x_low, int64_t stride) {
-    constexpr int kBits = bits_of(kFormat);
+  void add_step(const uint8_t* step, const int8_t* x_high, const int8_t* x_low,
+                int64_t stride) noexcept {
+    constexpr int kBits = kBitsOf<kFormat>;
     constexpr int kField = kBits == 3 ? 2 : kBits;
     constexpr int kAtoms = kField;          // atoms of 2-, 4- or 8-bit fields
     constexpr int kPositions = 8 / kField;  // fields of a byte
@@ -133,15 +142,15 @@ struct BlockDots {
     }
   }
 
-  __m512 dot(int t, int k) const {
+  __m512 dot(int t, int k) const noexcept {
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(low[t][k]), _mm512_set1_ps(kLowDigit),
                            _mm512_cvtepi32_ps(high[t][k]));
   }
 };
 
 template <PackedFormat kFormat, int kTokens>
-void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, float* y) {
-  constexpr int64_t kStepBytes = step_bytes(bits_of(kFormat));
+void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept {
+  constexpr int64_t kStepBytes = kStepBytesOf<kFormat>;
   constexpr int kParams = n_params_of(kFormat);
   const uint8_t* step = tile.codes;
   const int8_t* high = x.high;
@@ -206,7 +215,7 @@ void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcep
 }
 
 /// f32 bits rounded to bf16 in the low halves, nearest even; NaN becomes a quiet NaN.
-__m512i round_to_bf16(__m512 value) {
+__m512i round_to_bf16(__m512 value) noexcept {
   const __m512i bits = _mm512_castps_si512(value);
   const __m512i top = _mm512_srli_epi32(bits, 16);
   const __m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));
@@ -216,9 +225,9 @@ __m512i round_to_bf16(__m512 value) {
   return _mm512_mask_or_epi32(rounded, nan, top, _mm512_set1_epi32(0x40));
 }
 
-float half_to_float(uint16_t half) { return _cvtsh_ss(half); }
+float half_to_float(uint16_t half) noexcept { return _cvtsh_ss(half); }
 
-int32_t load_dword(const uint8_t* bytes) {
+int32_t load_dword(const uint8_t* bytes) noexcept {
   int32_t dword = 0;
   __builtin_memcpy(&dword, bytes, 4);
   return dword;
@@ -227,10 +236,10 @@ int32_t load_dword(const uint8_t* bytes) {
 /// What the codes 0, 1, 2, ... of a row stand for, repeated to 16 lanes (formats of at most 4
 /// bits).
 template <PackedFormat kFormat>
-__m512 level_table(const uint16_t* row_scales) {
+__m512 level_table(const uint16_t* row_scales) noexcept {
   const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
   if constexpr (is_sign_planes(kFormat)) {
-    constexpr int kPlanes = bits_of(kFormat);
+    constexpr int kPlanes = kBitsOf<kFormat>;
     __m512 sum = _mm512_setzero_ps();
     D2Q_UNROLL
     for (int k = 0; k < kPlanes; ++k) {
@@ -243,7 +252,7 @@ __m512 level_table(const uint16_t* row_scales) {
     return sum;
   } else {
     const __m512 code =
-        _mm512_cvtepi32_ps(_mm512_and_si512(lane, _mm512_set1_epi32((1 << bits_of(kFormat)) - 1)));
+        _mm512_cvtepi32_ps(_mm512_and_si512(lane, _mm512_set1_epi32((1 << kBitsOf<kFormat>)-1)));
     const __m512 zero = _mm512_set1_ps(half_to_float(row_scales[kRows]));
     return _mm512_mul_ps(_mm512_set1_ps(half_to_float(row_scales[0])), _mm512_sub_ps(code, zero));
   }
@@ -252,8 +261,8 @@ __m512 level_table(const uint16_t* row_scales) {
 /// The codes of 16 columns of one row, in 32-bit lanes; bits above the code are arbitrary up to the
 /// lane's bit 4, where the level table's lookup stops reading. `half` is 0 or 1 within the step.
 template <PackedFormat kFormat>
-__m512i row_codes(const uint8_t* step, int64_t row, int half) {
-  constexpr int kBits = bits_of(kFormat);
+__m512i row_codes(const uint8_t* step, int64_t row, int half) noexcept {
+  constexpr int kBits = kBitsOf<kFormat>;
   const uint8_t* base = step + 4 * row;
   if constexpr (kBits == 8) {
     const uint8_t* atom = base + half * 4 * kAtomBytes;
@@ -283,9 +292,9 @@ __m512i row_codes(const uint8_t* step, int64_t row, int half) {
   }
 }
 
-void store_row(float* out, __m512 weights) { _mm512_storeu_ps(out, weights); }
+void store_row(float* out, __m512 weights) noexcept { _mm512_storeu_ps(out, weights); }
 
-void store_row(uint16_t* out, __m512i bf16) {
+void store_row(uint16_t* out, __m512i bf16) noexcept {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtepi32_epi16(bf16));
 }
 
@@ -295,12 +304,12 @@ void dequantize(const uint8_t* codes, const uint16_t* scales, int64_t n_steps, O
   constexpr bool kToBf16 = sizeof(Out) == 2;
   for (int64_t row = 0; row < kRows; ++row) {
     Out* target = out + row * row_stride;
-    if constexpr (bits_of(kFormat) == 8) {
+    if constexpr (kBitsOf<kFormat> == 8) {
       const __m512 scale = _mm512_set1_ps(half_to_float(scales[row]));
       const __m512 zero = _mm512_set1_ps(half_to_float(scales[kRows + row]));
       for (int64_t s = 0; s < n_steps; ++s) {
         for (int half = 0; half < 2; ++half) {
-          const __m512i code = row_codes<kFormat>(codes + s * step_bytes(8), row, half);
+          const __m512i code = row_codes<kFormat>(codes + s * kStepBytesOf<kFormat>, row, half);
           const __m512 weights =
               _mm512_mul_ps(scale, _mm512_sub_ps(_mm512_cvtepi32_ps(code), zero));
           if constexpr (kToBf16)
@@ -313,7 +322,7 @@ void dequantize(const uint8_t* codes, const uint16_t* scales, int64_t n_steps, O
       const __m512 levels = level_table<kFormat>(scales + row);
       const __m512i rounded = round_to_bf16(levels);
       for (int64_t s = 0; s < n_steps; ++s) {
-        const uint8_t* step = codes + s * step_bytes(bits_of(kFormat));
+        const uint8_t* step = codes + s * kStepBytesOf<kFormat>;
         D2Q_UNROLL
         for (int half = 0; half < 2; ++half) {
           const __m512i code = row_codes<kFormat>(step, row, half);
