@@ -74,6 +74,7 @@ function(d2q_register_module_tests)
         D2Q_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/data" D2Q_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
       gtest_discover_tests(d2q_${module}_test TEST_PREFIX "${module}." DISCOVERY_MODE PRE_TEST
         PROPERTIES LABELS unit TIMEOUT 300)
+      set_property(GLOBAL APPEND PROPERTY D2Q_REGISTERED_TESTS d2q_${module}_test)
     endif()
   endforeach()
 endfunction()

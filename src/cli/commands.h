@@ -2,11 +2,10 @@
 // work in Program::action; the same table prints --help and writes docs/cli.md.
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <functional>
 #include <optional>
 #include <string>
-
-#include <CLI/CLI.hpp>
 
 #include "base/progress.h"
 
@@ -14,7 +13,7 @@ namespace d2q::cli {
 
 /// Options that every subcommand takes.
 struct GlobalOptions {
-  int threads = 0;             // 0 = all cores
+  int threads = 0;  // 0 = all cores
   std::string isa = "auto";
   std::string device = "auto";
   std::optional<bool> progress;  // absent: only when stderr is a terminal

@@ -1,8 +1,9 @@
-// d2quant docs-cli: docs/cli.md, printed from the option table, so that the page cannot fall behind.
+// d2quant docs-cli: docs/cli.md, printed from the option table, so that the page cannot fall
+// behind.
+#include <fmt/format.h>
+
 #include <string>
 #include <vector>
-
-#include <fmt/format.h>
 
 #include "cli/commands.h"
 #include "cli/output.h"
@@ -24,13 +25,18 @@ void append_rows(const CLI::App& command, std::string& rows) {
   for (const CLI::Option* option : command.get_options()) {
     if (option->get_group().empty() || option == command.get_help_ptr()) continue;
     const bool positional = option->get_positional();
-    const std::string name = positional ? option->get_name(true, false) : option->get_name(false, true);
-    const std::string type = positional || option->get_type_name().empty() ? "" : " " + option->get_type_name();
-    const std::string value = option->get_default_str().empty() ? "" : " [" + option->get_default_str() + "]";
-    rows += fmt::format("| `{}`{} | {}{} |\n", name, cell(type), cell(option->get_description()), cell(value));
+    const std::string name =
+        positional ? option->get_name(true, false) : option->get_name(false, true);
+    const std::string type =
+        positional || option->get_type_name().empty() ? "" : " " + option->get_type_name();
+    const std::string value =
+        option->get_default_str().empty() ? "" : " [" + option->get_default_str() + "]";
+    rows += fmt::format("| `{}`{} | {}{} |\n", name, cell(type), cell(option->get_description()),
+                        cell(value));
   }
   // Option groups are subcommands without a name.
-  for (const CLI::App* group : command.get_subcommands([](const CLI::App* sub) { return sub->get_name().empty(); })) {
+  for (const CLI::App* group :
+       command.get_subcommands([](const CLI::App* sub) { return sub->get_name().empty(); })) {
     append_rows(*group, rows);
   }
 }
@@ -58,7 +64,9 @@ void print_command(const CLI::App& command, const std::string& parents) {
 }
 
 void print_docs(const CLI::App& app) {
-  print("# Command line\n\nWritten by `d2quant docs-cli` from the program's own option table; do not edit.\n\n");
+  print(
+      "# Command line\n\nWritten by `d2quant docs-cli` from the program's own option table; do not "
+      "edit.\n\n");
   print(app.get_description() + "\n\n" + app.get_footer() + "\n\nOptions of every command:\n");
   print_options(app);
   for (const CLI::App* command : shown_subcommands(app)) {

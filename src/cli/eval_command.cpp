@@ -1,7 +1,7 @@
 // d2quant eval ppl: perplexity of a model on a text.
-#include <memory>
-
 #include <fmt/format.h>
+
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
@@ -23,11 +23,12 @@ struct PerplexityCommand {
 };
 
 nlohmann::json to_json(const PerplexityResult& result) {
-  nlohmann::json json = {{"perplexity", result.perplexity}, {"nll", result.nll},
-                         {"tokens", result.tokens},         {"windows", result.windows},
-                         {"ctx", result.ctx},               {"seconds", result.seconds}};
-  json["nll_standard_error"] =
-      result.nll_standard_error ? nlohmann::json(*result.nll_standard_error) : nlohmann::json(nullptr);
+  nlohmann::json json = {
+      {"perplexity", result.perplexity}, {"nll", result.nll}, {"tokens", result.tokens},
+      {"windows", result.windows},       {"ctx", result.ctx}, {"seconds", result.seconds}};
+  json["nll_standard_error"] = result.nll_standard_error
+                                   ? nlohmann::json(*result.nll_standard_error)
+                                   : nlohmann::json(nullptr);
   return json;
 }
 
@@ -66,7 +67,8 @@ void add_eval_command(CLI::App& app, Program& program) {
   ppl.add_option("--ctx", command->options.ctx, "Tokens a window")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 20));
-  ppl.add_option("--windows", command->options.max_windows, "Score only the first N windows; 0 is all")
+  ppl.add_option("--windows", command->options.max_windows,
+                 "Score only the first N windows; 0 is all")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
   ppl.add_option("--limit-bytes", command->options.limit_bytes,

@@ -1,7 +1,7 @@
 // d2quant info: this machine as the program sees it.
-#include <memory>
-
 #include <fmt/format.h>
+
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "base/cpu_features.h"
@@ -56,15 +56,17 @@ void show_info(const GlobalOptions& global, bool as_json) {
   print_line(fmt::format("threads    {}", runtime.pool().n_threads()));
   print_line(fmt::format("cpu        {}, dense products faster in {}", runtime.device().name(),
                          runtime.device().has_fast_bf16() ? "bf16" : "f32"));
-  print_line(fmt::format("cuda       {}", cuda.at(cuda.at("available").get<bool>() ? "name" : "reason")
-                                              .get<std::string>()));
+  print_line(fmt::format(
+      "cuda       {}",
+      cuda.at(cuda.at("available").get<bool>() ? "name" : "reason").get<std::string>()));
 }
 
 }  // namespace
 
 void add_info_command(CLI::App& app, Program& program) {
-  CLI::App& command = add_command(app, "info", "Show version, processor features, chosen kernels and devices",
-                                  "  d2quant info\n  d2quant info --isa avx2 --json");
+  CLI::App& command =
+      add_command(app, "info", "Show version, processor features, chosen kernels and devices",
+                  "  d2quant info\n  d2quant info --isa avx2 --json");
   auto as_json = std::make_shared<bool>(false);
   command.add_flag("--json", *as_json, "Print one JSON object");
   command.callback([as_json, &program] {

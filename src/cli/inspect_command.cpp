@@ -1,11 +1,11 @@
 // d2quant inspect: what a model is made of, without loading its weights.
+#include <fmt/format.h>
+
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <vector>
-
-#include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "cli/commands.h"
 #include "cli/output.h"
@@ -53,13 +53,19 @@ std::vector<TensorEntry> list_folder(const std::filesystem::path& path) {
       if (tensor.name.ends_with(codes_suffix)) {
         const std::string weight = tensor.name.substr(0, tensor.name.size() - codes_suffix.size());
         if (const auto packed = find_packed(folder, weight)) {
-          const auto n_bytes = static_cast<int64_t>(packed->codes.size() + packed->scales.size_bytes());
-          entries.push_back({weight, "packed", {packed->layout.rows, packed->layout.cols}, n_bytes, packed->layout});
+          const auto n_bytes =
+              static_cast<int64_t>(packed->codes.size() + packed->scales.size_bytes());
+          entries.push_back({weight,
+                             "packed",
+                             {packed->layout.rows, packed->layout.cols},
+                             n_bytes,
+                             packed->layout});
           continue;
         }
       }
       if (tensor.name.ends_with(scales_suffix) &&
-          folder.find(packed_codes_name(tensor.name.substr(0, tensor.name.size() - scales_suffix.size())))) {
+          folder.find(packed_codes_name(
+              tensor.name.substr(0, tensor.name.size() - scales_suffix.size())))) {
         continue;
       }
       entries.push_back({tensor.name, std::string(to_string(tensor.type)), tensor.shape,
@@ -73,7 +79,8 @@ struct Totals {
   int64_t n_weights = 0;
   int64_t n_bytes = 0;
   double bits_per_weight() const {
-    return n_weights == 0 ? 0.0 : 8.0 * static_cast<double>(n_bytes) / static_cast<double>(n_weights);
+    return n_weights == 0 ? 0.0
+                          : 8.0 * static_cast<double>(n_bytes) / static_cast<double>(n_weights);
   }
   void add(const TensorEntry& entry) {
     n_weights += entry.n_weights();
@@ -96,7 +103,8 @@ nlohmann::json to_json(const ModelConfig& config) {
                          {"tied_embeddings", config.tied_embeddings},
                          {"sliding_window", config.sliding_window},
                          {"eos_tokens", config.eos_tokens}};
-  json["bos_token"] = config.bos_token ? nlohmann::json(*config.bos_token) : nlohmann::json(nullptr);
+  json["bos_token"] =
+      config.bos_token ? nlohmann::json(*config.bos_token) : nlohmann::json(nullptr);
   return json;
 }
 
@@ -107,17 +115,19 @@ nlohmann::json to_json(const TensorEntry& entry) {
   return json;
 }
 
-std::string format_shape(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+std::string format_shape(const std::vector<int64_t>& shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
 
-void print_text(const WeightSource& source, const std::vector<TensorEntry>& entries, const Totals& all,
-                const Totals& packed, bool list_tensors) {
+void print_text(const WeightSource& source, const std::vector<TensorEntry>& entries,
+                const Totals& all, const Totals& packed, bool list_tensors) {
   const ModelConfig& config = source.config();
   print_line(fmt::format("format           {}", source.format()));
   print_line(fmt::format("family           {}", config.family));
-  print_line(fmt::format("layers           {} of hidden {}, intermediate {}", config.n_layers, config.hidden_size,
-                         config.intermediate_size));
-  print_line(fmt::format("attention        {} heads, {} key-value heads, head size {}", config.n_heads,
-                         config.n_kv_heads, config.head_dim));
+  print_line(fmt::format("layers           {} of hidden {}, intermediate {}", config.n_layers,
+                         config.hidden_size, config.intermediate_size));
+  print_line(fmt::format("attention        {} heads, {} key-value heads, head size {}",
+                         config.n_heads, config.n_kv_heads, config.head_dim));
   print_line(fmt::format("vocabulary       {}{}", config.vocab_size,
                          config.tied_embeddings ? ", embedding tied to the head" : ""));
   print_line(fmt::format("context          {}", config.max_positions));
@@ -125,8 +135,8 @@ void print_text(const WeightSource& source, const std::vector<TensorEntry>& entr
                          format_bytes(static_cast<double>(all.n_bytes))));
   print_line(fmt::format("bits per weight  {:.3f} of all tensors", all.bits_per_weight()));
   if (packed.n_weights > 0) {
-    print_line(fmt::format("                 {:.3f} of the {} packed weights", packed.bits_per_weight(),
-                           packed.n_weights));
+    print_line(fmt::format("                 {:.3f} of the {} packed weights",
+                           packed.bits_per_weight(), packed.n_weights));
   }
   std::map<std::string, Totals> by_type;
   for (const TensorEntry& entry : entries) by_type[entry.type].add(entry);
@@ -136,8 +146,9 @@ void print_text(const WeightSource& source, const std::vector<TensorEntry>& entr
   }
   if (!list_tensors) return;
   for (const TensorEntry& entry : entries) {
-    print_line(fmt::format("{:<56} {:<8} {:<16} {:>12}{}", entry.name, entry.type, format_shape(entry.shape),
-                           entry.n_bytes, entry.layout ? "  " + packed_layout_to_string(*entry.layout) : ""));
+    print_line(fmt::format("{:<56} {:<8} {:<16} {:>12}{}", entry.name, entry.type,
+                           format_shape(entry.shape), entry.n_bytes,
+                           entry.layout ? "  " + packed_layout_to_string(*entry.layout) : ""));
   }
 }
 
@@ -154,9 +165,12 @@ void inspect(const std::string& path, bool list_tensors, bool as_json) {
   if (!as_json) return print_text(*source, entries, all, packed, list_tensors);
   nlohmann::json tensors = nlohmann::json::array();
   for (const TensorEntry& entry : entries) tensors.push_back(to_json(entry));
-  nlohmann::json json = {{"format", source->format()},         {"config", to_json(source->config())},
-                         {"weights", all.n_weights},           {"bytes", all.n_bytes},
-                         {"bits_per_weight", all.bits_per_weight()}, {"tensors", std::move(tensors)}};
+  nlohmann::json json = {{"format", source->format()},
+                         {"config", to_json(source->config())},
+                         {"weights", all.n_weights},
+                         {"bytes", all.n_bytes},
+                         {"bits_per_weight", all.bits_per_weight()},
+                         {"tensors", std::move(tensors)}};
   json["packed_bits_per_weight"] =
       packed.n_weights > 0 ? nlohmann::json(packed.bits_per_weight()) : nlohmann::json(nullptr);
   print_json(json);
@@ -170,12 +184,14 @@ void add_inspect_command(CLI::App& app, Program& program) {
     bool tensors = false;
     bool json = false;
   };
-  CLI::App& command = add_command(app, "inspect", "Show what a model is made of, without loading its weights",
-                                  "  d2quant inspect model.gguf\n"
-                                  "  d2quant inspect model-2bit --tensors");
+  CLI::App& command =
+      add_command(app, "inspect", "Show what a model is made of, without loading its weights",
+                  "  d2quant inspect model.gguf\n"
+                  "  d2quant inspect model-2bit --tensors");
   auto options = std::make_shared<Options>();
   command.add_option("MODEL", options->model, "Model folder or GGUF file")->required();
-  command.add_flag("--tensors", options->tensors, "List every tensor with its type, shape and bytes");
+  command.add_flag("--tensors", options->tensors,
+                   "List every tensor with its type, shape and bytes");
   command.add_flag("--json", options->json, "Print one JSON object, tensors included");
   command.callback([options, &program] {
     program.action = [options] { inspect(options->model, options->tensors, options->json); };

@@ -1,10 +1,10 @@
 #include "cli/layer_override.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 #include <string_view>
-
-#include <fmt/format.h>
 
 #include "cli/usage.h"
 
@@ -12,7 +12,8 @@ namespace d2q::cli {
 namespace {
 
 [[noreturn]] void refuse(const std::string& text) {
-  throw UsageError(fmt::format("--layer: '{}' is not REGEX=bits=B,group=G (either setting may be left out)", text));
+  throw UsageError(fmt::format(
+      "--layer: '{}' is not REGEX=bits=B,group=G (either setting may be left out)", text));
 }
 
 size_t settings_begin(std::string_view text) {
@@ -40,7 +41,8 @@ LayerOverride parse_layer_override(const std::string& text) {
     const std::string_view digits = setting.substr(equals + 1);
     int value = 0;
     const auto parsed = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-    if (parsed.ec != std::errc() || parsed.ptr != digits.data() + digits.size() || value <= 0) refuse(text);
+    if (parsed.ec != std::errc() || parsed.ptr != digits.data() + digits.size() || value <= 0)
+      refuse(text);
     if (key == "bits") {
       result.bits = value;
     } else if (key == "group") {

@@ -7,8 +7,8 @@
 
 namespace d2q::cli {
 
-/// Throws UsageError saying what was expected. The pattern may hold '=' itself: the settings begin at
-/// the last "=bits=" or "=group=".
+/// Throws UsageError saying what was expected. The pattern may hold '=' itself: the settings begin
+/// at the last "=bits=" or "=group=".
 LayerOverride parse_layer_override(const std::string& text);
 
 }  // namespace d2q::cli

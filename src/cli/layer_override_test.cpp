@@ -24,8 +24,9 @@ TEST(LayerOverride, LeavesEqualsSignsAndCommasToThePattern) {
 }
 
 TEST(LayerOverride, RefusesWhatIsNotASetting) {
-  for (const char* text : {"", "down_proj", "=bits=4", "x=bits=", "x=bits=four", "x=bits=-2", "x=bits=4,size=3",
-                           "x=bits=4,group", "x=bits=4x", "x=bits=99999999999"}) {
+  for (const char* text :
+       {"", "down_proj", "=bits=4", "x=bits=", "x=bits=four", "x=bits=-2", "x=bits=4,size=3",
+        "x=bits=4,group", "x=bits=4x", "x=bits=99999999999"}) {
     EXPECT_THROW(parse_layer_override(text), UsageError) << text;
   }
 }

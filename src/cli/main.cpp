@@ -44,7 +44,8 @@ int main(int argc, char** argv) {
   } catch (const d2q::cli::UsageError& error) {
     return report(kWrongUsage, error.what());
   } catch (const d2q::Error& error) {
-    return report(error.code() == d2q::ErrorCode::kInterrupted ? kInterruptedBySignal : kFailed, error.what());
+    return report(error.code() == d2q::ErrorCode::kInterrupted ? kInterruptedBySignal : kFailed,
+                  error.what());
   } catch (const std::bad_alloc&) {
     return report(kFailed, "out of memory; quantize --dry-run tells what a run needs");
   } catch (const std::exception& error) {

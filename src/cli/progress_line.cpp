@@ -1,5 +1,6 @@
 #include "cli/progress_line.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -7,8 +8,6 @@
 #include <fstream>
 #include <memory>
 #include <string>
-
-#include <fmt/format.h>
 
 #include "cli/interrupt.h"
 #include "cli/output.h"
@@ -47,7 +46,8 @@ class ProgressLine {
     if (event.done >= event.total) {
       text += fmt::format("  {} taken", format_duration(elapsed));
     } else if (steps > 0) {
-      const double left = elapsed / static_cast<double>(steps) * static_cast<double>(event.total - event.done);
+      const double left =
+          elapsed / static_cast<double>(steps) * static_cast<double>(event.total - event.done);
       text += fmt::format("  {} left", format_duration(left));
     }
     text += fmt::format("  {} resident", format_bytes(resident_bytes()));

@@ -1,12 +1,12 @@
 // d2quant quantize: from a model to a packed folder.
+#include <fmt/format.h>
+
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include "base/file_io.h"
 #include "cli/commands.h"
@@ -53,9 +53,8 @@ const std::map<std::string, QuantMethod> kMethods = {{"d2quant", QuantMethod::kD
                                                      {"gptaq", QuantMethod::kGptaq},
                                                      {"gptq", QuantMethod::kGptq},
                                                      {"rtn", QuantMethod::kRtn}};
-const std::map<std::string, RotationKind> kRotations = {{"block", RotationKind::kBlock},
-                                                        {"full", RotationKind::kFull},
-                                                        {"none", RotationKind::kNone}};
+const std::map<std::string, RotationKind> kRotations = {
+    {"block", RotationKind::kBlock}, {"full", RotationKind::kFull}, {"none", RotationKind::kNone}};
 
 /// `snr=0.1`, `top=0.5` or `explained=0.2`.
 ShiftGate parse_shift_gate(const std::string& text) {
@@ -92,7 +91,8 @@ QuantizeOptions make_options(const QuantizeCommand& command, const Device& devic
   if (command.no_dual_scale) options.dual_scale = false;
   if (command.no_deviation_correction) options.deviation_correction = false;
   if (command.shift_gate) options.shift_gate = parse_shift_gate(*command.shift_gate);
-  for (const std::string& layer : command.layers) options.layers.push_back(parse_layer_override(layer));
+  for (const std::string& layer : command.layers)
+    options.layers.push_back(parse_layer_override(layer));
   options.keep.insert(options.keep.end(), command.keep.begin(), command.keep.end());
   const bool fast_bf16 = command.precision == "auto" && device.has_fast_bf16();
   options.products = command.precision == "bf16" || fast_bf16 ? DType::kBF16 : DType::kF32;
@@ -110,28 +110,34 @@ void print_plan(const QuantizeCommand& command, const QuantizePlan& plan) {
                        {"peak_memory_bytes", plan.peak_memory_bytes},
                        {"floor_flops", plan.floor_flops}});
   }
-  print_line(fmt::format("bits per weight  {:.3f} (quantized linears, scales included)", plan.bits_per_weight));
-  print_line(fmt::format("output           {}", format_bytes(static_cast<double>(plan.output_bytes))));
-  print_line(fmt::format("peak memory      {}", format_bytes(static_cast<double>(plan.peak_memory_bytes))));
-  print_line(fmt::format("work             {:.3g} floating-point operations at least", plan.floor_flops));
+  print_line(fmt::format("bits per weight  {:.3f} (quantized linears, scales included)",
+                         plan.bits_per_weight));
+  print_line(
+      fmt::format("output           {}", format_bytes(static_cast<double>(plan.output_bytes))));
+  print_line(fmt::format("peak memory      {}",
+                         format_bytes(static_cast<double>(plan.peak_memory_bytes))));
+  print_line(
+      fmt::format("work             {:.3g} floating-point operations at least", plan.floor_flops));
 }
 
 void print_report(const QuantizeCommand& command, const nlohmann::json& report) {
   if (command.json && (command.json->empty() || *command.json == "-")) return print_json(report);
   if (command.json) write_file_atomically(*command.json, report.dump(2) + "\n");
   print_line(fmt::format("{}: {:.3f} bits per weight, {:.1f} s, peak memory {}", command.output,
-                         report.at("bits_per_weight").get<double>(), report.at("seconds").get<double>(),
+                         report.at("bits_per_weight").get<double>(),
+                         report.at("seconds").get<double>(),
                          format_bytes(report.at("peak_memory_bytes").get<double>())));
 }
 
 void quantize_model(const QuantizeCommand& command, const GlobalOptions& global) {
-  if (command.output.empty() && !command.dry_run) throw UsageError("--output is required without --dry-run");
+  if (command.output.empty() && !command.dry_run)
+    throw UsageError("--output is required without --dry-run");
   check_model_exists(command.model);
   Runtime runtime(global);
   const QuantizeOptions options = as_usage([&] { return make_options(command, runtime.device()); });
   if (command.dry_run) return print_plan(command, plan_quantization(command.model, options));
-  print_report(command, quantize(command.model, command.output, options, runtime.device(), runtime.pool(),
-                                 make_progress_sink(global.progress)));
+  print_report(command, quantize(command.model, command.output, options, runtime.device(),
+                                 runtime.pool(), make_progress_sink(global.progress)));
 }
 
 template <typename Map>
@@ -146,31 +152,41 @@ void add_method_options(CLI::App& quantize, QuantizeCommand& command) {
       ->capture_default_str();
   quantize.add_option("--bits", command.bits, "Bits a weight: 2, 3, 4 or 8 [preset]");
   quantize.add_option("--group", command.group_size, "Columns that share scales [preset]");
-  quantize.add_option("--method", command.method, "Solver [preset]")->check(CLI::IsMember(names(kMethods)));
+  quantize.add_option("--method", command.method, "Solver [preset]")
+      ->check(CLI::IsMember(names(kMethods)));
   quantize.add_option("--rotate", command.rotation, "Rotation of the residual stream [preset]")
       ->check(CLI::IsMember(names(kRotations)));
-  quantize.add_flag("--no-dsq", command.no_dual_scale, "No dual-scale quantizer on the down projections");
-  quantize.add_flag("--no-dac", command.no_deviation_correction, "No deviation-aware correction of the norms");
-  quantize.add_option("--dac-gate", command.shift_gate,
-                      "Channels that the correction may shift: snr=T, top=T (fraction) or explained=T [preset]");
-  quantize.add_option("--alpha", command.alpha, "Weight of the asymmetric term; 0 is GPTQ [preset]");
-  quantize.add_option("--damping", command.damping, "Share of the mean Hessian diagonal added to it [preset]");
-  quantize.add_option("--layer", command.layers,
-                      "REGEX=bits=B,group=G: other settings for the linears whose name matches; may be given again")
+  quantize.add_flag("--no-dsq", command.no_dual_scale,
+                    "No dual-scale quantizer on the down projections");
+  quantize.add_flag("--no-dac", command.no_deviation_correction,
+                    "No deviation-aware correction of the norms");
+  quantize.add_option(
+      "--dac-gate", command.shift_gate,
+      "Channels that the correction may shift: snr=T, top=T (fraction) or explained=T [preset]");
+  quantize.add_option("--alpha", command.alpha,
+                      "Weight of the asymmetric term; 0 is GPTQ [preset]");
+  quantize.add_option("--damping", command.damping,
+                      "Share of the mean Hessian diagonal added to it [preset]");
+  quantize
+      .add_option("--layer", command.layers,
+                  "REGEX=bits=B,group=G: other settings for the linears whose name matches; may be "
+                  "given again")
       ->take_all()
       ->expected(1);
-  quantize.add_option("--keep", command.keep,
-                      "REGEX of linears left in 16 bits; may be given again")
+  quantize
+      .add_option("--keep", command.keep, "REGEX of linears left in 16 bits; may be given again")
       ->take_all()
       ->expected(1);
 }
 
 void add_calibration_options(CLI::App& quantize, QuantizeCommand& command) {
-  quantize.add_option("--calib", command.calibration,
-                      "Calibration text: a .txt or .jsonl file, or self for text that the model writes [preset]");
+  quantize.add_option(
+      "--calib", command.calibration,
+      "Calibration text: a .txt or .jsonl file, or self for text that the model writes [preset]");
   quantize.add_option("--samples", command.samples, "Calibration windows [preset]");
   quantize.add_option("--seq", command.sequence_length, "Tokens a calibration window [preset]");
-  quantize.add_option("--seed", command.seed, "Seed of windows and rotation; same seed, same bytes [preset]");
+  quantize.add_option("--seed", command.seed,
+                      "Seed of windows and rotation; same seed, same bytes [preset]");
 }
 
 }  // namespace
@@ -178,22 +194,28 @@ void add_calibration_options(CLI::App& quantize, QuantizeCommand& command) {
 void add_quantize_command(CLI::App& app, Program& program) {
   CLI::App& quantize = add_command(
       app, "quantize",
-      "Quantize a model's decoder block by block into a packed folder. [preset] marks options whose "
+      "Quantize a model's decoder block by block into a packed folder. [preset] marks options "
+      "whose "
       "default comes from --preset. A run that was stopped goes on with --resume",
       "  d2quant quantize model.gguf -o model-2bit --bits 2 --group 64 --calib train.txt\n"
-      "  d2quant quantize model-dir -o model-3bit --bits 3 --calib train.txt --layer 'down_proj=bits=4'\n"
+      "  d2quant quantize model-dir -o model-3bit --bits 3 --calib train.txt --layer "
+      "'down_proj=bits=4'\n"
       "  d2quant quantize model-dir -o model-2bit --dry-run");
   auto command = std::make_shared<QuantizeCommand>();
   quantize.add_option("MODEL", command->model, "Model folder or GGUF file")->required();
-  quantize.add_option("-o,--output", command->output, "Folder to write; it appears when it is complete");
+  quantize.add_option("-o,--output", command->output,
+                      "Folder to write; it appears when it is complete");
   add_method_options(quantize, *command);
   add_calibration_options(quantize, *command);
-  add_precision_option(quantize, command->precision, "bf16 where the device is faster with it, else f32");
+  add_precision_option(quantize, command->precision,
+                       "bf16 where the device is faster with it, else f32");
   quantize.add_flag("--dry-run", command->dry_run, "Print size, memory and work, and stop");
-  quantize.add_flag("--resume", command->resume, "Go on from the blocks that a stopped run finished");
+  quantize.add_flag("--resume", command->resume,
+                    "Go on from the blocks that a stopped run finished");
   quantize.add_flag("--overwrite", command->overwrite, "Replace an existing output folder");
-  quantize.add_option("--json", command->json,
-                      "Write the report as JSON to FILE, or to stdout without FILE (put it last then)")
+  quantize
+      .add_option("--json", command->json,
+                  "Write the report as JSON to FILE, or to stdout without FILE (put it last then)")
       ->expected(0, 1)
       ->type_name("[FILE]");
   quantize.callback([command, &program] {

@@ -1,8 +1,8 @@
 // d2quant run: continue a prompt.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <memory>
-
-#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
@@ -49,7 +49,8 @@ void generate_text(RunCommand& command, const GlobalOptions& global) {
   if (command.context > 0) context = command.context;
   if (config.max_positions > 0) context = std::min(context, config.max_positions);
   if (!command.ignore_eos) command.options.stop_tokens = config.eos_tokens;
-  const auto sequence = make_sequence(runtime.device(), model.transformer, std::max<int64_t>(context, 1));
+  const auto sequence =
+      make_sequence(runtime.device(), model.transformer, std::max<int64_t>(context, 1));
   const GenerateResult result =
       generate(*sequence, *model.tokenizer, prompt, command.options, [&](std::string_view piece) {
         if (!command.json) {
@@ -67,19 +68,22 @@ void generate_text(RunCommand& command, const GlobalOptions& global) {
   throw_if_interrupted();
   if (auto report = make_progress_sink(global.progress); report && !result.tokens.empty()) {
     const auto n = static_cast<int64_t>(result.tokens.size());
-    const double rate = result.generate_seconds > 0.0 ? static_cast<double>(n - 1) / result.generate_seconds : 0.0;
-    report({"run", n, n,
-            fmt::format("{} prompt tokens in {:.2f} s, then {:.1f} tokens/s, ended by {}",
-                        result.prompt_tokens, result.prompt_seconds, rate, to_string(result.reason))});
+    const double rate =
+        result.generate_seconds > 0.0 ? static_cast<double>(n - 1) / result.generate_seconds : 0.0;
+    report(
+        {"run", n, n,
+         fmt::format("{} prompt tokens in {:.2f} s, then {:.1f} tokens/s, ended by {}",
+                     result.prompt_tokens, result.prompt_seconds, rate, to_string(result.reason))});
   }
 }
 
 }  // namespace
 
 void add_run_command(CLI::App& app, Program& program) {
-  CLI::App& run = add_command(app, "run", "Continue a prompt",
-                              "  d2quant run model-2bit -p \"The capital of France is\" -n 32 --temp 0\n"
-                              "  d2quant run model.gguf -p \"Once upon a time\" --temp 0.8 --top-p 0.95 --seed 7");
+  CLI::App& run = add_command(
+      app, "run", "Continue a prompt",
+      "  d2quant run model-2bit -p \"The capital of France is\" -n 32 --temp 0\n"
+      "  d2quant run model.gguf -p \"Once upon a time\" --temp 0.8 --top-p 0.95 --seed 7");
   auto command = std::make_shared<RunCommand>();
   SamplingOptions& sampling = command->options.sampling;
   run.add_option("MODEL", command->model, "Model folder or GGUF file")->required();
@@ -90,12 +94,16 @@ void add_run_command(CLI::App& app, Program& program) {
   run.add_option("-n,--max-tokens", command->options.max_tokens, "Tokens to generate at most")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
-  run.add_option("--temp", sampling.temperature, "Temperature; 0 always takes the most likely token")
+  run.add_option("--temp", sampling.temperature,
+                 "Temperature; 0 always takes the most likely token")
       ->capture_default_str();
-  run.add_option("--top-k", sampling.top_k, "Keep the K most likely tokens; 0 is all")->capture_default_str();
-  run.add_option("--top-p", sampling.top_p, "Keep the fewest tokens whose probabilities reach P; 1 is all")
+  run.add_option("--top-k", sampling.top_k, "Keep the K most likely tokens; 0 is all")
       ->capture_default_str();
-  run.add_option("--min-p", sampling.min_p, "Keep tokens with at least P times the best one's probability")
+  run.add_option("--top-p", sampling.top_p,
+                 "Keep the fewest tokens whose probabilities reach P; 1 is all")
+      ->capture_default_str();
+  run.add_option("--min-p", sampling.min_p,
+                 "Keep tokens with at least P times the best one's probability")
       ->capture_default_str();
   run.add_option("--repeat-penalty", sampling.repetition_penalty,
                  "Make tokens of the last --repeat-window less likely; 1 is off")
@@ -103,7 +111,8 @@ void add_run_command(CLI::App& app, Program& program) {
   run.add_option("--repeat-window", sampling.repetition_window, "Tokens that count as repeated")
       ->capture_default_str();
   run.add_option("--seed", sampling.seed, "Seed of the sampling")->capture_default_str();
-  run.add_option("--stop", command->options.stop_texts, "Text that ends the output; may be given again")
+  run.add_option("--stop", command->options.stop_texts,
+                 "Text that ends the output; may be given again")
       ->take_all()
       ->expected(1);
   run.add_option("--ctx", command->context, "Size of the context in tokens; 0 is prompt and output")

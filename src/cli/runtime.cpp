@@ -26,23 +26,28 @@ std::shared_ptr<const WeightSource> open_existing(const std::filesystem::path& p
 
 }  // namespace
 
-Runtime::Runtime(const GlobalOptions& options) : pool_(options.threads), device_(make_device(options, pool_)) {}
+Runtime::Runtime(const GlobalOptions& options)
+    : pool_(options.threads), device_(make_device(options, pool_)) {}
 
 void check_model_exists(const std::filesystem::path& path) {
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) {
     fail(ErrorCode::kNotFound,
-         "{}: no such model; expected a Hugging Face folder, a GGUF file or a d2quant folder", path.string());
+         "{}: no such model; expected a Hugging Face folder, a GGUF file or a d2quant folder",
+         path.string());
   }
 }
 
-void add_precision_option(CLI::App& command, std::string& precision, const std::string& auto_meaning) {
-  command.add_option("--precision", precision, "Precision of dense products; auto is " + auto_meaning)
+void add_precision_option(CLI::App& command, std::string& precision,
+                          const std::string& auto_meaning) {
+  command
+      .add_option("--precision", precision, "Precision of dense products; auto is " + auto_meaning)
       ->capture_default_str()
       ->check(CLI::IsMember({"f32", "bf16", "auto"}));
 }
 
-LoadedModel::LoadedModel(Device& device, const std::filesystem::path& path, const std::string& precision)
+LoadedModel::LoadedModel(Device& device, const std::filesystem::path& path,
+                         const std::string& precision)
     : source(open_existing(path)),
       tokenizer(load_tokenizer(path)),
       transformer(device, source, precision == "bf16" ? DType::kBF16 : DType::kF32) {}

@@ -29,7 +29,8 @@ class Runtime {
 void check_model_exists(const std::filesystem::path& path);
 
 /// `--precision f32|bf16|auto`; `auto_meaning` says what auto is in this command.
-void add_precision_option(CLI::App& command, std::string& precision, const std::string& auto_meaning);
+void add_precision_option(CLI::App& command, std::string& precision,
+                          const std::string& auto_meaning);
 
 /// A model with its tokenizer, ready to run; precision auto is f32.
 struct LoadedModel {

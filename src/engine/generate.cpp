@@ -49,7 +49,8 @@ std::span<const float> feed_prompt(Sequence& sequence, std::span<const int32_t> 
   const auto held = sequence.tokens();
   const auto reusable = prompt.first(prompt.size() - 1);
   const auto common =
-      std::mismatch(reusable.begin(), reusable.end(), held.begin(), held.end()).first - reusable.begin();
+      std::mismatch(reusable.begin(), reusable.end(), held.begin(), held.end()).first -
+      reusable.begin();
   sequence.truncate(common);
   const auto logits = sequence.append(prompt.subspan(static_cast<size_t>(common)));
   result.prompt_tokens = static_cast<int64_t>(prompt.size());
@@ -62,21 +63,28 @@ std::span<const float> feed_prompt(Sequence& sequence, std::span<const int32_t> 
 
 std::string_view to_string(StopReason reason) {
   switch (reason) {
-    case StopReason::kLength: return "length";
-    case StopReason::kStopToken: return "stop token";
-    case StopReason::kStopText: return "stop text";
-    case StopReason::kContextFull: return "context full";
-    case StopReason::kCallback: return "interrupted";
+    case StopReason::kLength:
+      return "length";
+    case StopReason::kStopToken:
+      return "stop token";
+    case StopReason::kStopText:
+      return "stop text";
+    case StopReason::kContextFull:
+      return "context full";
+    case StopReason::kCallback:
+      return "interrupted";
   }
   return "";
 }
 
-GenerateResult generate(Sequence& sequence, const Tokenizer& tokenizer, std::span<const int32_t> prompt,
-                        const GenerateOptions& options, const TextSink& sink) {
-  if (prompt.empty()) fail(ErrorCode::kInvalidArgument, "prompt: it has no tokens; nothing to continue");
+GenerateResult generate(Sequence& sequence, const Tokenizer& tokenizer,
+                        std::span<const int32_t> prompt, const GenerateOptions& options,
+                        const TextSink& sink) {
+  if (prompt.empty())
+    fail(ErrorCode::kInvalidArgument, "prompt: it has no tokens; nothing to continue");
   if (static_cast<int64_t>(prompt.size()) >= sequence.capacity()) {
-    fail(ErrorCode::kInvalidArgument, "prompt: {} tokens leave no room in a context of {}", prompt.size(),
-         sequence.capacity());
+    fail(ErrorCode::kInvalidArgument, "prompt: {} tokens leave no room in a context of {}",
+         prompt.size(), sequence.capacity());
   }
   Sampler sampler(options.sampling);
   GenerateResult result;

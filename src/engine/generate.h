@@ -39,10 +39,11 @@ struct GenerateResult {
 /// Called with each new piece of well-formed UTF-8 text; returns false to stop.
 using TextSink = std::function<bool(std::string_view piece)>;
 
-/// Continues `prompt`. What the sequence holds beyond the common prefix with the prompt is forgotten,
-/// so that a chat's next turn reads only what is new. Throws Error{kInvalidArgument} for an empty
-/// prompt or one that leaves no room in the sequence.
-GenerateResult generate(Sequence& sequence, const Tokenizer& tokenizer, std::span<const int32_t> prompt,
-                        const GenerateOptions& options, const TextSink& sink);
+/// Continues `prompt`. What the sequence holds beyond the common prefix with the prompt is
+/// forgotten, so that a chat's next turn reads only what is new. Throws Error{kInvalidArgument} for
+/// an empty prompt or one that leaves no room in the sequence.
+GenerateResult generate(Sequence& sequence, const Tokenizer& tokenizer,
+                        std::span<const int32_t> prompt, const GenerateOptions& options,
+                        const TextSink& sink);
 
 }  // namespace d2q

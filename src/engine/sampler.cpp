@@ -15,7 +15,8 @@ void validate(const SamplingOptions& options) {
   if (!(options.temperature >= 0.0 && options.temperature <= 100.0)) {
     invalid("temperature", options.temperature, "between 0 and 100");
   }
-  if (options.top_k < 0) invalid("top-k", static_cast<double>(options.top_k), "0 (all) or positive");
+  if (options.top_k < 0)
+    invalid("top-k", static_cast<double>(options.top_k), "0 (all) or positive");
   if (!(options.top_p > 0.0 && options.top_p <= 1.0)) {
     invalid("top-p", options.top_p, "above 0 and at most 1");
   }
@@ -39,12 +40,14 @@ void Sampler::load(std::span<const float> logits, std::span<const int32_t> histo
   bool any_finite = false;
   for (size_t i = 0; i < logits.size(); ++i) {
     if (std::isnan(logits[i])) {
-      fail(ErrorCode::kNumeric, "logits: the value of token {} is NaN; damaged or overflowing weights?", i);
+      fail(ErrorCode::kNumeric,
+           "logits: the value of token {} is NaN; damaged or overflowing weights?", i);
     }
     any_finite = any_finite || std::isfinite(logits[i]);
     candidates_[i] = {static_cast<int32_t>(i), static_cast<double>(logits[i]), 0.0};
   }
-  if (!any_finite) fail(ErrorCode::kNumeric, "logits: none of {} is finite; damaged weights?", logits.size());
+  if (!any_finite)
+    fail(ErrorCode::kNumeric, "logits: none of {} is finite; damaged weights?", logits.size());
   if (options_.repetition_penalty == 1.0) return;
   const size_t window = std::min(history.size(), static_cast<size_t>(options_.repetition_window));
   std::vector<int32_t> seen(history.end() - static_cast<ptrdiff_t>(window), history.end());
@@ -78,16 +81,17 @@ void Sampler::keep_most_likely() {
   }
   candidates_.resize(kept);
   // The best candidate's probability is exp(0) = 1 before the division by the sum.
-  while (candidates_.size() > 1 && candidates_.back().probability < options_.min_p) candidates_.pop_back();
+  while (candidates_.size() > 1 && candidates_.back().probability < options_.min_p)
+    candidates_.pop_back();
 }
 
 int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> history) {
   D2Q_CHECK(!logits.empty(), "no logits to sample from");
   load(logits, history);
   if (options_.temperature == 0.0) {
-    const auto best = std::max_element(
-        candidates_.begin(), candidates_.end(),
-        [](const Candidate& a, const Candidate& b) { return a.logit < b.logit; });
+    const auto best =
+        std::max_element(candidates_.begin(), candidates_.end(),
+                         [](const Candidate& a, const Candidate& b) { return a.logit < b.logit; });
     return best->id;
   }
   keep_most_likely();

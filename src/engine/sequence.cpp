@@ -22,8 +22,8 @@ class TransformerSequence final : public Sequence {
   std::span<const int32_t> tokens() const override { return tokens_; }
 
   void truncate(int64_t length) override {
-    D2Q_CHECK(length >= 0 && length <= static_cast<int64_t>(tokens_.size()), "truncate {} tokens to {}",
-              tokens_.size(), length);
+    D2Q_CHECK(length >= 0 && length <= static_cast<int64_t>(tokens_.size()),
+              "truncate {} tokens to {}", tokens_.size(), length);
     cache_.truncate(length);
     tokens_.resize(static_cast<size_t>(length));
   }
@@ -40,7 +40,8 @@ class TransformerSequence final : public Sequence {
     }
     Tensor last;
     for (size_t begin = 0; begin < ids.size(); begin += kPromptChunk) {
-      last = transformer_.decode(ids.subspan(begin, std::min(kPromptChunk, ids.size() - begin)), cache_);
+      last = transformer_.decode(ids.subspan(begin, std::min(kPromptChunk, ids.size() - begin)),
+                                 cache_);
     }
     device_.download(last, logits_.data());
     tokens_.insert(tokens_.end(), ids.begin(), ids.end());
@@ -57,7 +58,8 @@ class TransformerSequence final : public Sequence {
 
 }  // namespace
 
-std::unique_ptr<Sequence> make_sequence(Device& device, Transformer& transformer, int64_t capacity) {
+std::unique_ptr<Sequence> make_sequence(Device& device, Transformer& transformer,
+                                        int64_t capacity) {
   return std::make_unique<TransformerSequence>(device, transformer, capacity);
 }
 

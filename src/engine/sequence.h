@@ -1,4 +1,5 @@
-// A growing sequence of tokens with the logits after its end: what the generate loop needs of a model.
+// A growing sequence of tokens with the logits after its end: what the generate loop needs of a
+// model.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,8 @@ class Sequence {
   /// Forgets all tokens from `length` on.
   virtual void truncate(int64_t length) = 0;
   /// Appends `ids` (at least one; they must fit) and returns the logits of the next token,
-  /// [vocab_size], valid until the next call. An id outside the vocabulary is Error{kInvalidArgument}.
+  /// [vocab_size], valid until the next call. An id outside the vocabulary is
+  /// Error{kInvalidArgument}.
   virtual std::span<const float> append(std::span<const int32_t> ids) = 0;
 };
 

@@ -22,7 +22,8 @@ std::string StopFilter::push(std::string_view text) {
   size_t held = 0;
   for (const std::string& stop : stop_texts_) {
     for (size_t length = std::min(stop.size() - 1, pending_.size()); length > held; --length) {
-      if (std::string_view(pending_).ends_with(std::string_view(stop).substr(0, length))) held = length;
+      if (std::string_view(pending_).ends_with(std::string_view(stop).substr(0, length)))
+        held = length;
     }
   }
   std::string shown = pending_.substr(0, pending_.size() - held);

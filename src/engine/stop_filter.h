@@ -7,7 +7,8 @@
 
 namespace d2q {
 
-/// Holds back a tail that may be the beginning of a stop text, so that no part of one is ever shown.
+/// Holds back a tail that may be the beginning of a stop text, so that no part of one is ever
+/// shown.
 class StopFilter {
  public:
   /// Empty stop texts are ignored.

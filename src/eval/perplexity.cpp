@@ -1,13 +1,13 @@
 #include "eval/perplexity.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <numeric>
 #include <span>
 #include <vector>
-
-#include <fmt/format.h>
 
 #include "base/error.h"
 
@@ -20,10 +20,12 @@ constexpr int64_t kBatchTokens = 4096;
 constexpr int64_t kHeadSliceLogits = int64_t{1} << 24;
 
 void check_options(const PerplexityOptions& options) {
-  if (options.ctx < 2) fail(ErrorCode::kInvalidArgument, "ctx: {} is not at least 2 tokens", options.ctx);
+  if (options.ctx < 2)
+    fail(ErrorCode::kInvalidArgument, "ctx: {} is not at least 2 tokens", options.ctx);
   if (options.max_windows < 0 || options.limit_bytes < 0) {
-    fail(ErrorCode::kInvalidArgument, "windows and limit-bytes: {} and {} must be 0 (all) or positive",
-         options.max_windows, options.limit_bytes);
+    fail(ErrorCode::kInvalidArgument,
+         "windows and limit-bytes: {} and {} must be 0 (all) or positive", options.max_windows,
+         options.limit_bytes);
   }
 }
 
@@ -45,8 +47,9 @@ std::vector<int32_t> tokenize(const Tokenizer& tokenizer, std::string_view text,
   }
   for (const int32_t id : ids) {
     if (id < 0 || id >= vocab_size) {
-      fail(ErrorCode::kCorrupt, "tokenizer: id {} is outside the model's vocabulary of {}; mixed-up files?",
-           id, vocab_size);
+      fail(ErrorCode::kCorrupt,
+           "tokenizer: id {} is outside the model's vocabulary of {}; mixed-up files?", id,
+           vocab_size);
     }
   }
   return ids;
@@ -110,8 +113,9 @@ PerplexityResult perplexity(Device& device, Transformer& transformer, const Toke
       score(device, transformer, hidden.row_range(w * ctx, ctx - 1), targets, losses);
       const double loss = mean(losses);
       if (!std::isfinite(loss)) {
-        fail(ErrorCode::kNumeric, "perplexity: the loss of window {} is {}; damaged or overflowing weights?",
-             first + w, loss);
+        fail(ErrorCode::kNumeric,
+             "perplexity: the loss of window {} is {}; damaged or overflowing weights?", first + w,
+             loss);
       }
       window_losses.push_back(loss);
     }
