@@ -1,7 +1,7 @@
 // The forward's inner loops, 8 lanes; needs AVX2, FMA and F16C.
-#include "kernels/forward_kernels.h"
-
 #include <immintrin.h>
+
+#include "kernels/forward_kernels.h"
 
 namespace d2q {
 namespace {
@@ -45,8 +45,8 @@ inline __m128i to_bf16(Vec v) {
   const __m256i u = _mm256_castps_si256(v);
   const __m256i high = _mm256_srli_epi32(u, 16);
   const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
-  const __m256i rounded = _mm256_srli_epi32(
-      _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd), 16);
+  const __m256i rounded =
+      _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd), 16);
   const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
   const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
   const __m256i bits = _mm256_blendv_epi8(rounded, quiet, nan);
@@ -98,9 +98,10 @@ inline Vec scale_by_power(Vec a, Vec n) {
 
 }  // namespace
 
-const ForwardKernels kForwardAvx2 = {
-    "avx2",       f32_to_bf16, bf16_to_f32,  f32_to_f16, f16_to_f32, rms_norm,  layer_norm,
-    rotate,       maximum,     exp_sum,      exp_sum_bf16, scale,    silu,      gelu_tanh,
-    add,          multiply_add, dot_f32,     dot_bf16,   dot_f16,    multiply_add_f16};
+const ForwardKernels kForwardAvx2 = {"avx2",     f32_to_bf16, bf16_to_f32,  f32_to_f16,
+                                     f16_to_f32, rms_norm,    layer_norm,   rotate,
+                                     maximum,    exp_sum,     exp_sum_bf16, scale,
+                                     silu,       gelu_tanh,   add,          multiply_add,
+                                     dot_f32,    dot_bf16,    dot_f16,      multiply_add_f16};
 
 }  // namespace d2q

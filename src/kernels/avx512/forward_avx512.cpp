@@ -1,7 +1,7 @@
 // The forward's inner loops, 16 lanes.
-#include "kernels/forward_kernels.h"
-
 #include <immintrin.h>
+
+#include "kernels/forward_kernels.h"
 
 namespace d2q {
 namespace {
@@ -28,8 +28,8 @@ inline Vec load_bf16_n(const uint16_t* p, int64_t n) {
 inline __m256i to_bf16(Vec v) {
   const __m512i u = _mm512_castps_si512(v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_srli_epi32(
-      _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
+  const __m512i rounded =
+      _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
   const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
   const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
   return _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(nan, rounded, quiet));
@@ -75,9 +75,10 @@ inline Vec scale_by_power(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }
 
 }  // namespace
 
-const ForwardKernels kForwardAvx512 = {
-    "avx512",     f32_to_bf16, bf16_to_f32,  f32_to_f16, f16_to_f32, rms_norm,  layer_norm,
-    rotate,       maximum,     exp_sum,      exp_sum_bf16, scale,    silu,      gelu_tanh,
-    add,          multiply_add, dot_f32,     dot_bf16,   dot_f16,    multiply_add_f16};
+const ForwardKernels kForwardAvx512 = {"avx512",   f32_to_bf16, bf16_to_f32,  f32_to_f16,
+                                       f16_to_f32, rms_norm,    layer_norm,   rotate,
+                                       maximum,    exp_sum,     exp_sum_bf16, scale,
+                                       silu,       gelu_tanh,   add,          multiply_add,
+                                       dot_f32,    dot_bf16,    dot_f16,      multiply_add_f16};
 
 }  // namespace d2q
