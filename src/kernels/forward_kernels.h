@@ -1,6 +1,6 @@
 // The vectorised inner loops of the forward, one table per ISA. bf16 and f16 values travel as their
-// bits. Pointers need no alignment; in-place calls (y == x) are allowed everywhere. The scalar table
-// is the specification. Included by ISA files: <cstdint> only.
+// bits. Pointers need no alignment; in-place calls (y == x) are allowed everywhere. The scalar
+// table is the specification. Included by ISA files: <cstdint> only.
 #pragma once
 
 #include <cstdint>
@@ -16,28 +16,30 @@ struct ForwardKernels {
   void (*f32_to_f16)(const float* x, uint16_t* y, int64_t n) noexcept;
   void (*f16_to_f32)(const uint16_t* x, float* y, int64_t n) noexcept;
 
-  // One row: y = gain x / sqrt(mean(x²) + epsilon) + shift, or the same on x - mean(x). shift may be
-  // null.
+  // One row: y = gain x / sqrt(mean(x²) + epsilon) + shift, or the same on x - mean(x). shift may
+  // be null.
   void (*rms_norm)(const float* x, const float* gain, const float* shift, float epsilon, int64_t n,
                    float* y) noexcept;
-  void (*layer_norm)(const float* x, const float* gain, const float* shift, float epsilon, int64_t n,
-                     float* y) noexcept;
+  void (*layer_norm)(const float* x, const float* gain, const float* shift, float epsilon,
+                     int64_t n, float* y) noexcept;
 
   // (x[i], x[i + half]) turned by the angle whose cosine and sine are cos[i], sin[i]; i < half.
   void (*rotate)(float* x, const float* cos, const float* sin, int64_t half) noexcept;
 
   float (*maximum)(const float* x, int64_t n) noexcept;  // -inf when n == 0
-  // y = exp(scale x - shift); returns the sum of y. scale x - shift must not exceed 80. y may be null.
+  // y = exp(scale x - shift); returns the sum of y. scale x - shift must not exceed 80. y may be
+  // null.
   float (*exp_sum)(const float* x, int64_t n, float scale, float shift, float* y) noexcept;
   // The same with y rounded to bf16; the sum is of the unrounded values.
   float (*exp_sum_bf16)(const float* x, int64_t n, float scale, float shift, uint16_t* y) noexcept;
   void (*scale)(float* x, float factor, int64_t n) noexcept;
 
-  // y = act(x) up; up may be null, then y = act(x). silu: x σ(x). gelu_tanh: HF's tanh approximation.
+  // y = act(x) up; up may be null, then y = act(x). silu: x σ(x). gelu_tanh: HF's tanh
+  // approximation.
   void (*silu)(const float* x, const float* up, int64_t n, float* y) noexcept;
   void (*gelu_tanh)(const float* x, const float* up, int64_t n, float* y) noexcept;
 
-  void (*add)(float* x, const float* y, int64_t n) noexcept;                 // x += y
+  void (*add)(float* x, const float* y, int64_t n) noexcept;                    // x += y
   void (*multiply_add)(float* x, float a, const float* y, int64_t n) noexcept;  // x += a y
 
   // Dot products of one weight row with x, f32 sums.

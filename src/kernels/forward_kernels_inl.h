@@ -1,10 +1,10 @@
-// The forward's inner loops over an abstract vector type, included inside the anonymous namespace of
-// each vector ISA's file. That file first defines, for its width kWidth:
+// The forward's inner loops over an abstract vector type, included inside the anonymous namespace
+// of each vector ISA's file. That file first defines, for its width kWidth:
 //   Vec; load, load_n (first n lanes, others 0), store, store_n; load_bf16[_n], load_f16[_n];
 //   store_bf16[_n], store_f16[_n]; set, zero, vadd, vsub, vmul, vdiv, fma(a, b, c) = a b + c, vmax,
 //   reduce_add, reduce_max, square_root(float), round_nearest, scale_by_power(a, n) = a 2^n.
-// Being in an anonymous namespace, nothing here can be merged by the linker with another ISA's copy.
-// No include guard and no includes on purpose.
+// Being in an anonymous namespace, nothing here can be merged by the linker with another ISA's
+// copy. No include guard and no includes on purpose.
 
 /// exp with relative error below 3e-7 on [-87.3, 88.7]; smaller x give 0 or a value below 1.2e-38.
 /// Cody-Waite reduction to |r| <= ln(2)/2 and the Taylor polynomial of degree 7.
@@ -218,19 +218,19 @@ void multiply_add_f16(float* x, float a, const uint16_t* y, int64_t n) noexcept 
 }
 
 // Four sums hide the latency of the multiply-add.
-#define D2Q_DOT(NAME, TYPE, LOAD, LOAD_N)                                          \
-  float NAME(const TYPE* w, const float* x, int64_t n) noexcept {                  \
-    Vec sum0 = zero(), sum1 = zero(), sum2 = zero(), sum3 = zero();                \
-    int64_t i = 0;                                                                 \
-    for (; i + 4 * kWidth <= n; i += 4 * kWidth) {                                 \
-      sum0 = fma(LOAD(w + i), load(x + i), sum0);                                  \
-      sum1 = fma(LOAD(w + i + kWidth), load(x + i + kWidth), sum1);                \
-      sum2 = fma(LOAD(w + i + 2 * kWidth), load(x + i + 2 * kWidth), sum2);        \
-      sum3 = fma(LOAD(w + i + 3 * kWidth), load(x + i + 3 * kWidth), sum3);        \
-    }                                                                              \
+#define D2Q_DOT(NAME, TYPE, LOAD, LOAD_N)                                            \
+  float NAME(const TYPE* w, const float* x, int64_t n) noexcept {                    \
+    Vec sum0 = zero(), sum1 = zero(), sum2 = zero(), sum3 = zero();                  \
+    int64_t i = 0;                                                                   \
+    for (; i + 4 * kWidth <= n; i += 4 * kWidth) {                                   \
+      sum0 = fma(LOAD(w + i), load(x + i), sum0);                                    \
+      sum1 = fma(LOAD(w + i + kWidth), load(x + i + kWidth), sum1);                  \
+      sum2 = fma(LOAD(w + i + 2 * kWidth), load(x + i + 2 * kWidth), sum2);          \
+      sum3 = fma(LOAD(w + i + 3 * kWidth), load(x + i + 3 * kWidth), sum3);          \
+    }                                                                                \
     for (; i + kWidth <= n; i += kWidth) sum0 = fma(LOAD(w + i), load(x + i), sum0); \
-    if (i < n) sum1 = fma(LOAD_N(w + i, n - i), load_n(x + i, n - i), sum1);       \
-    return reduce_add(vadd(vadd(sum0, sum1), vadd(sum2, sum3)));                   \
+    if (i < n) sum1 = fma(LOAD_N(w + i, n - i), load_n(x + i, n - i), sum1);         \
+    return reduce_add(vadd(vadd(sum0, sum1), vadd(sum2, sum3)));                     \
   }
 D2Q_DOT(dot_f32, float, load, load_n)
 D2Q_DOT(dot_bf16, uint16_t, load_bf16, load_bf16_n)

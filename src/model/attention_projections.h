@@ -1,4 +1,5 @@
-// Queries, keys and values of a block, shared by the stages (whole sequences) and decoding (a cache).
+// Queries, keys and values of a block, shared by the stages (whole sequences) and decoding (a
+// cache).
 #pragma once
 
 #include <cstdint>
@@ -16,10 +17,13 @@ struct AttentionProjections {
 
 /// From h [T, hidden]; row t stands at positions[t].
 AttentionProjections project_attention(Device& device, const ModelConfig& config,
-                                       const RopeTables& rope, const BlockWeights& w, const Tensor& h,
-                                       std::span<const int32_t> positions, DType products);
+                                       const RopeTables& rope, const BlockWeights& w,
+                                       const Tensor& h, std::span<const int32_t> positions,
+                                       DType products);
 
-/// The shape of attention over sequences of `sequence_length` new tokens after `past_length` old ones.
-AttentionShape attention_shape(const ModelConfig& config, int64_t sequence_length, int64_t past_length);
+/// The shape of attention over sequences of `sequence_length` new tokens after `past_length` old
+/// ones.
+AttentionShape attention_shape(const ModelConfig& config, int64_t sequence_length,
+                               int64_t past_length);
 
 }  // namespace d2q

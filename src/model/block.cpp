@@ -10,7 +10,8 @@ namespace d2q {
 namespace {
 
 // Rows for which a stage holds its intermediate results at once (whole sequences, so at least one):
-// bounds memory to a few [kSliceRows, intermediate] matrices and keeps them in the last-level cache.
+// bounds memory to a few [kSliceRows, intermediate] matrices and keeps them in the last-level
+// cache.
 constexpr int64_t kSliceRows = 2048;
 
 /// body(begin, count) over slices of `rows` that are multiples of `unit`.
@@ -37,8 +38,9 @@ void apply(Device& device, const Linear& linear, const Tensor& x, const Tensor& 
 }
 
 AttentionProjections project_attention(Device& device, const ModelConfig& config,
-                                       const RopeTables& rope, const BlockWeights& w, const Tensor& h,
-                                       std::span<const int32_t> positions, DType products) {
+                                       const RopeTables& rope, const BlockWeights& w,
+                                       const Tensor& h, std::span<const int32_t> positions,
+                                       DType products) {
   const int64_t q_width = config.n_heads * config.head_dim;
   const int64_t kv_width = config.n_kv_heads * config.head_dim;
   const AttentionProjections result{device.allocate(h.rows(), q_width, DType::kF32),

@@ -15,7 +15,8 @@ using Rows = std::vector<std::vector<double>>;
 
 Rows rows_of(const Matrix<float>& m) {
   Rows result(static_cast<size_t>(m.rows()));
-  for (int64_t i = 0; i < m.rows(); ++i) result[static_cast<size_t>(i)].assign(m.row(i), m.row(i) + m.cols());
+  for (int64_t i = 0; i < m.rows(); ++i)
+    result[static_cast<size_t>(i)].assign(m.row(i), m.row(i) + m.cols());
   return result;
 }
 
@@ -43,15 +44,18 @@ Rows rms_norm(const Rows& x, const Rows& gain, double epsilon) {
 struct Reference {
   const test::FakeWeights& weights;
   const ModelConfig& config;
-  Rows load(const std::string& name) const { return rows_of(weights.load("model.layers.1." + name + ".weight")); }
+  Rows load(const std::string& name) const {
+    return rows_of(weights.load("model.layers.1." + name + ".weight"));
+  }
 
   void rotate(Rows& x, size_t length) const {
     const auto dim = static_cast<size_t>(config.head_dim);
     for (size_t t = 0; t < x.size(); ++t) {
       for (size_t head = 0; head < x[t].size(); head += dim) {
         for (size_t i = 0; i < dim / 2; ++i) {
-          const double angle = static_cast<double>(t % length) *
-                               std::pow(config.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(dim));
+          const double angle =
+              static_cast<double>(t % length) *
+              std::pow(config.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(dim));
           double& a = x[t][head + i];
           double& b = x[t][head + dim / 2 + i];
           const double turned = a * std::cos(angle) - b * std::sin(angle);
@@ -75,10 +79,12 @@ struct Reference {
         double sum = 0.0;
         for (size_t key = t / length * length; key <= t; ++key) {
           double score = 0.0;
-          for (size_t i = 0; i < dim; ++i) score += q[t][head * dim + i] * k[key][head / group * dim + i];
+          for (size_t i = 0; i < dim; ++i)
+            score += q[t][head * dim + i] * k[key][head / group * dim + i];
           const double p = std::exp(score / std::sqrt(static_cast<double>(dim)));
           sum += p;
-          for (size_t i = 0; i < dim; ++i) a[t][head * dim + i] += p * v[key][head / group * dim + i];
+          for (size_t i = 0; i < dim; ++i)
+            a[t][head * dim + i] += p * v[key][head / group * dim + i];
         }
         for (size_t i = 0; i < dim; ++i) a[t][head * dim + i] /= sum;
       }
@@ -90,7 +96,8 @@ struct Reference {
     Rows m = times(h, load("mlp.gate_proj"));
     const Rows up = times(h, load("mlp.up_proj"));
     for (size_t t = 0; t < m.size(); ++t) {
-      for (size_t i = 0; i < m[t].size(); ++i) m[t][i] = m[t][i] / (1.0 + std::exp(-m[t][i])) * up[t][i];
+      for (size_t i = 0; i < m[t].size(); ++i)
+        m[t][i] = m[t][i] / (1.0 + std::exp(-m[t][i])) * up[t][i];
     }
     return m;
   }
@@ -103,7 +110,9 @@ double largest_difference(Device& device, const Tensor& actual, const Rows& expe
   for (int64_t t = 0; t < wide.rows(); ++t) {
     for (int64_t i = 0; i < wide.cols(); ++i) {
       const double value = expected[static_cast<size_t>(t)][static_cast<size_t>(i)];
-      difference = std::max(difference, std::fabs(static_cast<double>(wide.data<float>()[t * wide.cols() + i]) - value));
+      difference =
+          std::max(difference,
+                   std::fabs(static_cast<double>(wide.data<float>()[t * wide.cols() + i]) - value));
       largest = std::max(largest, std::fabs(value));
     }
   }
@@ -137,7 +146,8 @@ void check_block(DType dtype, double tolerance) {
     }
   };
   stages.attention_input(w, x, h);
-  const Rows h1 = rms_norm(expected, reference.load("input_layernorm"), static_cast<double>(config.norm_epsilon));
+  const Rows h1 = rms_norm(expected, reference.load("input_layernorm"),
+                           static_cast<double>(config.norm_epsilon));
   EXPECT_LE(largest_difference(*device, h, h1), tolerance);
   stages.attention(w, h, length, a);
   const Rows a1 = reference.attention(h1, static_cast<size_t>(length));
@@ -146,7 +156,8 @@ void check_block(DType dtype, double tolerance) {
   add(expected, times(a1, reference.load("self_attn.o_proj")));
   EXPECT_LE(largest_difference(*device, x, expected), tolerance);
   stages.mlp_input(w, x, h);
-  const Rows h2 = rms_norm(expected, reference.load("post_attention_layernorm"), static_cast<double>(config.norm_epsilon));
+  const Rows h2 = rms_norm(expected, reference.load("post_attention_layernorm"),
+                           static_cast<double>(config.norm_epsilon));
   EXPECT_LE(largest_difference(*device, h, h2), tolerance);
   stages.mlp(w, h, m);
   const Rows m1 = reference.mlp(h2);
@@ -166,11 +177,13 @@ TEST(Block, stages_in_bf16_stay_within_its_rounding) { check_block(DType::kBF16,
 TEST(Block, loads_biases_and_head_norms_where_the_family_has_them) {
   ThreadPool pool(1);
   const auto device = make_cpu_device(pool);
-  const BlockWeights qwen2 = load_block(*device, test::FakeWeights(test::small_config("qwen2")), 0, DType::kF32);
+  const BlockWeights qwen2 =
+      load_block(*device, test::FakeWeights(test::small_config("qwen2")), 0, DType::kF32);
   EXPECT_EQ(qwen2.q.bias.size(), 96);
   EXPECT_TRUE(qwen2.o.bias.empty());
   EXPECT_FALSE(qwen2.q_norm.has_value());
-  const BlockWeights qwen3 = load_block(*device, test::FakeWeights(test::small_config("qwen3")), 0, DType::kBF16);
+  const BlockWeights qwen3 =
+      load_block(*device, test::FakeWeights(test::small_config("qwen3")), 0, DType::kBF16);
   ASSERT_TRUE(qwen3.q_norm.has_value() && qwen3.k_norm.has_value());
   EXPECT_EQ(qwen3.k_norm->gain.size(), 16);
   EXPECT_EQ(qwen3.gate.dense.dtype(), DType::kBF16);

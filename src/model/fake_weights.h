@@ -19,7 +19,8 @@ class FakeWeights final : public WeightSource {
     const Family& family = family_named(config_.family);
     const ModuleNames& names = family.modules;
     const int64_t hidden = config_.hidden_size, mlp = config_.intermediate_size;
-    const int64_t q = config_.n_heads * config_.head_dim, kv = config_.n_kv_heads * config_.head_dim;
+    const int64_t q = config_.n_heads * config_.head_dim,
+                  kv = config_.n_kv_heads * config_.head_dim;
     add(names.embedding, 0, config_.vocab_size, hidden);
     if (!config_.tied_embeddings) add(names.head, 0, config_.vocab_size, hidden);
     add(names.final_norm, 0, 1, hidden);
@@ -49,7 +50,8 @@ class FakeWeights final : public WeightSource {
   std::optional<PackedView> packed(const std::string&) const override { return std::nullopt; }
 
  private:
-  void add(const ModuleName& module, int64_t layer, int64_t rows, int64_t cols, bool biased = false) {
+  void add(const ModuleName& module, int64_t layer, int64_t rows, int64_t cols,
+           bool biased = false) {
     if (module.hf.empty()) return;
     const std::string name = module_name(module.hf, layer);
     tensors_[name + ".weight"] = random(rows, cols, rows == 1 ? 1.0 : 0.0);
@@ -59,7 +61,8 @@ class FakeWeights final : public WeightSource {
   Matrix<float> random(int64_t rows, int64_t cols, double mean) {
     Matrix<float> result(rows, cols);
     const double deviation = rows == 1 ? 0.2 : 1.0 / std::sqrt(static_cast<double>(cols));
-    for (float& value : result.span()) value = static_cast<float>(mean + deviation * rng_.gaussian());
+    for (float& value : result.span())
+      value = static_cast<float>(mean + deviation * rng_.gaussian());
     return result;
   }
 

@@ -2,7 +2,8 @@
 
 namespace d2q {
 
-KvCache::KvCache(Device& device, const ModelConfig& config, int64_t capacity) : capacity_(capacity) {
+KvCache::KvCache(Device& device, const ModelConfig& config, int64_t capacity)
+    : capacity_(capacity) {
   D2Q_CHECK(capacity > 0, "capacity {}", capacity);
   const int64_t width = config.n_kv_heads * config.head_dim;
   for (int64_t layer = 0; layer < config.n_layers; ++layer) {

@@ -2,7 +2,8 @@
 
 namespace d2q {
 
-Tensor load_tensor(Device& device, const WeightSource& source, const std::string& name, DType dtype) {
+Tensor load_tensor(Device& device, const WeightSource& source, const std::string& name,
+                   DType dtype) {
   const Matrix<float> host = source.load(name);
   const Tensor wide = device.allocate(host.rows(), host.cols(), DType::kF32);
   device.upload(host.data(), wide);

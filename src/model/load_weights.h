@@ -9,7 +9,8 @@
 namespace d2q {
 
 /// The tensor `name` on the device in `dtype` (kF32 or kBF16).
-Tensor load_tensor(Device& device, const WeightSource& source, const std::string& name, DType dtype);
+Tensor load_tensor(Device& device, const WeightSource& source, const std::string& name,
+                   DType dtype);
 
 /// The linear layer `module` ("lm_head", ...): packed when the source has codes for it, else dense.
 Linear load_linear(Device& device, const WeightSource& source, const std::string& module,

@@ -1,6 +1,6 @@
 // RoPE tables as transformers computes them: inverse frequencies in f32, angle = position · inverse
-// frequency rounded to f32. At position 8192 that rounding turns the angle by up to 5e-4, so a table
-// computed in f64 would be more exact and disagree.
+// frequency rounded to f32. At position 8192 that rounding turns the angle by up to 5e-4, so a
+// table computed in f64 would be more exact and disagree.
 #include <algorithm>
 #include <cmath>
 #include <numbers>
@@ -41,14 +41,16 @@ void scale_llama3(const RopeScaling& rope, std::vector<float>& frequencies) {
 
 /// YaRN (arXiv 2309.00071): a linear ramp between the dimensions that turn beta_fast and beta_slow
 /// times within the original context.
-void scale_yarn(const RopeScaling& rope, double theta, int64_t dim, std::vector<float>& frequencies) {
+void scale_yarn(const RopeScaling& rope, double theta, int64_t dim,
+                std::vector<float>& frequencies) {
   const auto turning_dimension = [&](double turns) {
     return static_cast<double>(dim) *
            std::log(static_cast<double>(rope.original_max_positions) / (turns * kTau)) /
            (2.0 * std::log(theta));
   };
   const double low = std::max(std::floor(turning_dimension(rope.beta_fast)), 0.0);
-  double high = std::min(std::ceil(turning_dimension(rope.beta_slow)), static_cast<double>(dim - 1));
+  double high =
+      std::min(std::ceil(turning_dimension(rope.beta_slow)), static_cast<double>(dim - 1));
   if (low == high) high += 0.001;  // transformers' guard against a division by zero
   for (size_t i = 0; i < frequencies.size(); ++i) {
     const double ramp = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
@@ -62,26 +64,32 @@ void scale_yarn(const RopeScaling& rope, double theta, int64_t dim, std::vector<
 RopeTables make_rope_tables(Device& device, const ModelConfig& config, int64_t n_positions) {
   const RopeScaling& rope = config.rope_scaling;
   const int64_t dim = config.head_dim;
-  D2Q_CHECK(dim > 0 && dim % 2 == 0 && n_positions >= 0, "head size {}, {} positions", dim, n_positions);
+  D2Q_CHECK(dim > 0 && dim % 2 == 0 && n_positions >= 0, "head size {}, {} positions", dim,
+            n_positions);
   double theta = config.rope_theta;
   if (rope.kind == RopeScaling::Kind::kDynamic && n_positions > config.max_positions) {
-    const double stretch = rope.factor * static_cast<double>(n_positions) /
-                               static_cast<double>(config.max_positions) - (rope.factor - 1.0);
+    const double stretch =
+        rope.factor * static_cast<double>(n_positions) / static_cast<double>(config.max_positions) -
+        (rope.factor - 1.0);
     theta *= std::pow(stretch, static_cast<double>(dim) / static_cast<double>(dim - 2));
   }
   std::vector<float> frequencies = plain_frequencies(theta, dim);
   double magnitude = 1.0;
   switch (rope.kind) {
     case RopeScaling::Kind::kNone:
-    case RopeScaling::Kind::kDynamic: break;
+    case RopeScaling::Kind::kDynamic:
+      break;
     case RopeScaling::Kind::kLinear:
       for (float& frequency : frequencies) frequency /= static_cast<float>(rope.factor);
       break;
-    case RopeScaling::Kind::kLlama3: scale_llama3(rope, frequencies); break;
+    case RopeScaling::Kind::kLlama3:
+      scale_llama3(rope, frequencies);
+      break;
     case RopeScaling::Kind::kYarn:
       scale_yarn(rope, theta, dim, frequencies);
       magnitude = rope.attention_factor;
-      if (magnitude == 0.0) magnitude = rope.factor <= 1.0 ? 1.0 : 0.1 * std::log(rope.factor) + 1.0;
+      if (magnitude == 0.0)
+        magnitude = rope.factor <= 1.0 ? 1.0 : 0.1 * std::log(rope.factor) + 1.0;
       break;
   }
 

@@ -34,7 +34,8 @@ struct Transformer::Impl {
               static_cast<int>(products));
     const Family& family = family_named(config.family);
     const ModuleNames& names = family.modules;
-    D2Q_CHECK(family.positions == Positions::kRope, "family '{}' has learned positions", family.name);
+    D2Q_CHECK(family.positions == Positions::kRope, "family '{}' has learned positions",
+              family.name);
     const std::string embedding_module(names.embedding.hf);
     embedding = load_tensor(device, *source, embedding_module + ".weight", products);
     for (int64_t layer = 0; layer < config.n_layers; ++layer) {
@@ -54,7 +55,8 @@ struct Transformer::Impl {
   const RopeTables& rope_for(int64_t length) {
     const bool depends_on_length =
         config.rope_scaling.kind == RopeScaling::Kind::kDynamic && config.max_positions > 0;
-    if (depends_on_length && (length > config.max_positions || rope.cos.rows() > config.max_positions)) {
+    if (depends_on_length &&
+        (length > config.max_positions || rope.cos.rows() > config.max_positions)) {
       rope = make_rope_tables(device, config, length);
     } else if (rope.cos.rows() < length) {
       int64_t rows = std::max<int64_t>(length, 2 * rope.cos.rows());
@@ -68,7 +70,8 @@ struct Transformer::Impl {
     for (const int32_t id : ids) {
       if (id < 0 || id >= config.vocab_size) {
         fail(ErrorCode::kInvalidArgument,
-             "token id {} is outside the model's vocabulary of {}; does the tokenizer belong to this model?",
+             "token id {} is outside the model's vocabulary of {}; does the tokenizer belong to "
+             "this model?",
              id, config.vocab_size);
       }
     }
@@ -139,7 +142,8 @@ const ModelConfig& Transformer::config() const noexcept { return impl_->config; 
 
 Tensor Transformer::forward(std::span<const int32_t> ids, int64_t sequence_length) {
   const Tensor hidden = forward_hidden(ids, sequence_length);
-  const Tensor logits = impl_->device.allocate(hidden.rows(), impl_->config.vocab_size, DType::kF32);
+  const Tensor logits =
+      impl_->device.allocate(hidden.rows(), impl_->config.vocab_size, DType::kF32);
   head(hidden, logits);
   return logits;
 }

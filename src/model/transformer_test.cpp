@@ -22,7 +22,8 @@ double relative_difference(const Tensor& a, const Tensor& b) {
   double difference = 0.0, largest = 0.0;
   for (int64_t i = 0; i < b.size(); ++i) {
     const double expected = b.data<float>()[i];
-    difference = std::max(difference, std::fabs(static_cast<double>(a.data<float>()[i]) - expected));
+    difference =
+        std::max(difference, std::fabs(static_cast<double>(a.data<float>()[i]) - expected));
     largest = std::max(largest, std::fabs(expected));
   }
   return difference / largest;
@@ -52,7 +53,8 @@ TEST_F(TransformerTest, decoding_token_by_token_equals_one_pass_over_the_sequenc
     KvCache cache(*device_, config, 20);
     for (int64_t t = 0; t < 20; ++t) {
       const Tensor logits = model.decode(std::span(ids).subspan(static_cast<size_t>(t), 1), cache);
-      ASSERT_LE(relative_difference(logits, expected.row_range(t, 1)), kCacheTolerance) << family << " token " << t;
+      ASSERT_LE(relative_difference(logits, expected.row_range(t, 1)), kCacheTolerance)
+          << family << " token " << t;
     }
     EXPECT_EQ(cache.length(), 20);
   }
@@ -67,7 +69,8 @@ TEST_F(TransformerTest, a_prompt_in_chunks_equals_the_prompt_at_once) {
   EXPECT_LE(relative_difference(model.decode(ids, once), expected), kCacheTolerance);
   model.decode(std::span(ids).first(7), chunked);
   model.decode(std::span(ids).subspan(7, 600), chunked);
-  EXPECT_LE(relative_difference(model.decode(std::span(ids).subspan(607), chunked), expected), kCacheTolerance);
+  EXPECT_LE(relative_difference(model.decode(std::span(ids).subspan(607), chunked), expected),
+            kCacheTolerance);
 }
 
 TEST_F(TransformerTest, a_truncated_cache_continues_as_if_the_rest_had_never_been) {
@@ -88,7 +91,8 @@ TEST_F(TransformerTest, sequences_of_a_batch_do_not_see_each_other) {
   const auto ids = random_ids(3 * 10, 4);
   const Tensor together = model.forward(ids, 10);
   for (int64_t sequence = 0; sequence < 3; ++sequence) {
-    const Tensor alone = model.forward(std::span(ids).subspan(static_cast<size_t>(sequence * 10), 10), 10);
+    const Tensor alone =
+        model.forward(std::span(ids).subspan(static_cast<size_t>(sequence * 10), 10), 10);
     EXPECT_LE(relative_difference(together.row_range(sequence * 10, 10), alone), 1e-5);
   }
 }
@@ -119,7 +123,8 @@ TEST_F(TransformerTest, does_not_depend_on_the_number_of_threads) {
     for (const int n_threads : {1, 3}) {
       ThreadPool pool(n_threads);
       const auto device = make_cpu_device(pool);
-      Transformer model(*device, std::make_shared<test::FakeWeights>(test::small_config()), products);
+      Transformer model(*device, std::make_shared<test::FakeWeights>(test::small_config()),
+                        products);
       logits.push_back(model.forward(ids, 32));
     }
     EXPECT_EQ(relative_difference(logits[0], logits[1]), 0.0);
@@ -146,7 +151,8 @@ TEST_F(TransformerTest, tied_embeddings_serve_as_the_head) {
   const Matrix<float> table = test::FakeWeights(config).load("model.embed_tokens.weight");
   for (int64_t id = 0; id < 90; id += 13) {
     double expected = 0.0;
-    for (int64_t i = 0; i < 48; ++i) expected += static_cast<double>(hidden.data<float>()[48 + i]) * table(id, i);
+    for (int64_t i = 0; i < 48; ++i)
+      expected += static_cast<double>(hidden.data<float>()[48 + i]) * table(id, i);
     EXPECT_NEAR(logits.data<float>()[90 + id], expected, 1e-5);
   }
 }

@@ -25,8 +25,8 @@ struct Job {
   const T* values;  // the same
   int64_t n_keys;
   int64_t padded_keys;
-  int64_t group;        // query heads a key head
-  int64_t query_tile;   // queries a task, of each head of the group
+  int64_t group;       // query heads a key head
+  int64_t query_tile;  // queries a task, of each head of the group
 };
 
 void to_panel(const ForwardKernels&, const float* x, float* y, int64_t n) {
@@ -55,8 +55,8 @@ void make_panels(CpuContext& context, const Tensor& source, const AttentionShape
         std::fill(target, target + head_dim, T{});
         continue;
       }
-      const float* row = row_as_f32(context.kernels, source, sequence * n_keys + key, head * head_dim,
-                                    (head + 1) * head_dim, buffer);
+      const float* row = row_as_f32(context.kernels, source, sequence * n_keys + key,
+                                    head * head_dim, (head + 1) * head_dim, buffer);
       to_panel(context.kernels, row, target, head_dim);
     }
   });
@@ -72,12 +72,12 @@ void multiply(const CpuContext& context, bool trans_b, int64_t m, int64_t n, int
   context.multiply_bf16(false, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
 }
 
-float exponentials(const ForwardKernels& kernels, const float* x, int64_t n, float scale, float shift,
-                   float* y) {
+float exponentials(const ForwardKernels& kernels, const float* x, int64_t n, float scale,
+                   float shift, float* y) {
   return kernels.exp_sum(x, n, scale, shift, y);
 }
-float exponentials(const ForwardKernels& kernels, const float* x, int64_t n, float scale, float shift,
-                   BFloat16* y) {
+float exponentials(const ForwardKernels& kernels, const float* x, int64_t n, float scale,
+                   float shift, BFloat16* y) {
   return kernels.exp_sum_bf16(x, n, scale, shift, &y->bits);
 }
 
@@ -97,8 +97,8 @@ struct RowState {
   float sum = 0.0f;
 };
 
-/// Probabilities of one row over keys [begin, begin + count), zeros where masked; rescales the row's
-/// output when its maximum grows.
+/// Probabilities of one row over keys [begin, begin + count), zeros where masked; rescales the
+/// row's output when its maximum grows.
 template <typename T>
 void softmax_row(const Job<T>& job, const float* scores, int64_t begin, int64_t count,
                  const Visible& visible, RowState& state, T* probabilities, float* output) {
@@ -136,9 +136,10 @@ void attend(const Job<T>& job, int64_t sequence, int64_t kv_head, int64_t first_
   const int64_t q_row = sequence * shape.sequence_length + first_query;
   for (int64_t row = 0; row < n_rows; ++row) {
     const int64_t head = kv_head * job.group + row / n_queries;
-    to_panel(job.context.kernels,
-             job.q.template data<float>() + (q_row + row % n_queries) * job.q.cols() + head * head_dim,
-             queries + row * head_dim, head_dim);
+    to_panel(
+        job.context.kernels,
+        job.q.template data<float>() + (q_row + row % n_queries) * job.q.cols() + head * head_dim,
+        queries + row * head_dim, head_dim);
   }
 
   const int64_t position = shape.past_length + first_query;
@@ -167,7 +168,8 @@ void attend(const Job<T>& job, int64_t sequence, int64_t kv_head, int64_t first_
     if (job.y.dtype() == DType::kF32) {
       std::copy(result, result + head_dim, job.y.template data<float>() + offset);
     } else {
-      job.context.kernels.f32_to_bf16(result, &job.y.template data<BFloat16>()[offset].bits, head_dim);
+      job.context.kernels.f32_to_bf16(result, &job.y.template data<BFloat16>()[offset].bits,
+                                      head_dim);
     }
   }
 }
@@ -188,25 +190,27 @@ void run(CpuContext& context, const Tensor& q, const Tensor& k, const Tensor& v,
   const int64_t query_tile = std::max<int64_t>(16, kStackedRows / group / 16 * 16);
   const Job<T> job{context, q, y, shape, keys, values, n_keys, padded_keys, group, query_tile};
   const int64_t n_tiles = (shape.sequence_length + query_tile - 1) / query_tile;
-  context.pool.parallel_for(n_sequences * shape.n_kv_heads * n_tiles, [&](int64_t task, int worker) {
-    // Last tiles first: they see the most keys, and short tasks at the end even out the cores.
-    const int64_t tile = n_tiles - 1 - task / (n_sequences * shape.n_kv_heads);
-    const int64_t panel = task % (n_sequences * shape.n_kv_heads);
-    attend(job, panel / shape.n_kv_heads, panel % shape.n_kv_heads, tile * query_tile, worker);
-  });
+  context.pool.parallel_for(
+      n_sequences * shape.n_kv_heads * n_tiles, [&](int64_t task, int worker) {
+        // Last tiles first: they see the most keys, and short tasks at the end even out the cores.
+        const int64_t tile = n_tiles - 1 - task / (n_sequences * shape.n_kv_heads);
+        const int64_t panel = task % (n_sequences * shape.n_kv_heads);
+        attend(job, panel / shape.n_kv_heads, panel % shape.n_kv_heads, tile * query_tile, worker);
+      });
 }
 
 }  // namespace
 
 void attention_cpu(CpuContext& context, const Tensor& q, const Tensor& k, const Tensor& v,
                    const AttentionShape& shape, const Tensor& y, DType products) {
-  D2Q_CHECK(shape.n_kv_heads > 0 && shape.n_heads % shape.n_kv_heads == 0, "{} heads share {} kv heads",
-            shape.n_heads, shape.n_kv_heads);
+  D2Q_CHECK(shape.n_kv_heads > 0 && shape.n_heads % shape.n_kv_heads == 0,
+            "{} heads share {} kv heads", shape.n_heads, shape.n_kv_heads);
   D2Q_CHECK(shape.sequence_length > 0 && q.rows() % shape.sequence_length == 0,
             "{} rows in sequences of {}", q.rows(), shape.sequence_length);
   const int64_t n_key_rows =
       q.rows() / shape.sequence_length * (shape.past_length + shape.sequence_length);
-  const int64_t width = shape.n_heads * shape.head_dim, kv_width = shape.n_kv_heads * shape.head_dim;
+  const int64_t width = shape.n_heads * shape.head_dim,
+                kv_width = shape.n_kv_heads * shape.head_dim;
   D2Q_CHECK(q.cols() == width && y.cols() == width && y.rows() == q.rows(), "q {}x{}, y {}x{}",
             q.rows(), q.cols(), y.rows(), y.cols());
   D2Q_CHECK(k.rows() == n_key_rows && v.rows() == n_key_rows && k.cols() == kv_width &&

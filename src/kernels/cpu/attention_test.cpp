@@ -26,7 +26,8 @@ std::vector<double> reference(const Tensor& q, const Tensor& k, const Tensor& v,
     if (s.window > 0 && position - key >= s.window) continue;
     double score = 0.0;
     for (int64_t i = 0; i < s.head_dim; ++i) {
-      score += value(q, row, head * s.head_dim + i) * value(k, first_row + key, kv_head * s.head_dim + i);
+      score += value(q, row, head * s.head_dim + i) *
+               value(k, first_row + key, kv_head * s.head_dim + i);
     }
     scores[static_cast<size_t>(key)] = score * static_cast<double>(s.scale);
     top = std::max(top, scores[static_cast<size_t>(key)]);
@@ -43,8 +44,8 @@ std::vector<double> reference(const Tensor& q, const Tensor& k, const Tensor& v,
   return result;
 }
 
-AttentionShape shape(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t length, int64_t past,
-                     int64_t window) {
+AttentionShape shape(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t length,
+                     int64_t past, int64_t window) {
   return {.n_heads = heads,
           .n_kv_heads = kv_heads,
           .head_dim = head_dim,
@@ -74,8 +75,8 @@ void check_attention(Device& device, const AttentionShape& s, int64_t n_sequence
       const auto expected = reference(q, k, v, s, row, head, products == DType::kBF16);
       for (int64_t i = 0; i < s.head_dim; ++i) {
         ASSERT_NEAR(at(y, row, head * s.head_dim + i), expected[static_cast<size_t>(i)], tolerance)
-            << device.name() << " row " << row << " head " << head << " length " << s.sequence_length
-            << " past " << s.past_length << " window " << s.window;
+            << device.name() << " row " << row << " head " << head << " length "
+            << s.sequence_length << " past " << s.past_length << " window " << s.window;
       }
     }
   }
@@ -107,7 +108,8 @@ TEST(Attention, masks_keys_outside_the_sliding_window) {
 TEST(Attention, decodes_one_token_after_a_long_past) {
   test::on_every_isa([](Device& device) {
     for (const int64_t past : {1, 63, 64, 255, 256, 511}) {
-      check_attention(device, shape(6, 2, 64, 1, past, 0), 2, DType::kF16, DType::kF32, DType::kF32);
+      check_attention(device, shape(6, 2, 64, 1, past, 0), 2, DType::kF16, DType::kF32,
+                      DType::kF32);
     }
   });
 }

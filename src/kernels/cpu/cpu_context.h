@@ -48,8 +48,8 @@ struct CpuContext {
   const ForwardKernels& kernels;
   bool has_bf16_products;
   decltype(&gemm_bf16) multiply_bf16;
-  ScratchBuffer input;   // activations rounded for a product
-  ScratchBuffer keys;    // attention's panels
+  ScratchBuffer input;  // activations rounded for a product
+  ScratchBuffer keys;   // attention's panels
   ScratchBuffer values;
   std::vector<WorkerScratch> workers;
 

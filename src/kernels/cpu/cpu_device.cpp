@@ -14,9 +14,12 @@ namespace {
 
 const ForwardKernels& forward_kernels(Isa isa) {
   switch (isa) {
-    case Isa::kAvx2: return kForwardAvx2;
-    case Isa::kAvx512: return kForwardAvx512;
-    case Isa::kScalar: break;
+    case Isa::kAvx2:
+      return kForwardAvx2;
+    case Isa::kAvx512:
+      return kForwardAvx512;
+    case Isa::kScalar:
+      break;
   }
   return kForwardScalar;
 }

@@ -15,19 +15,31 @@ int64_t rows_per_task(int64_t cols) {
 
 double to_double(const Tensor& x, int64_t i) {
   switch (x.dtype()) {
-    case DType::kF32: return static_cast<double>(x.data<float>()[i]);
-    case DType::kBF16: return static_cast<double>(to_float(x.data<BFloat16>()[i]));
-    case DType::kF16: return static_cast<double>(to_float(x.data<Half>()[i]));
-    default: return x.data<double>()[i];
+    case DType::kF32:
+      return static_cast<double>(x.data<float>()[i]);
+    case DType::kBF16:
+      return static_cast<double>(to_float(x.data<BFloat16>()[i]));
+    case DType::kF16:
+      return static_cast<double>(to_float(x.data<Half>()[i]));
+    default:
+      return x.data<double>()[i];
   }
 }
 
 void from_double(double value, const Tensor& y, int64_t i) {
   switch (y.dtype()) {
-    case DType::kF32: y.data<float>()[i] = static_cast<float>(value); break;
-    case DType::kBF16: y.data<BFloat16>()[i] = to_bfloat16(static_cast<float>(value)); break;
-    case DType::kF16: y.data<Half>()[i] = to_half(static_cast<float>(value)); break;
-    default: y.data<double>()[i] = value; break;
+    case DType::kF32:
+      y.data<float>()[i] = static_cast<float>(value);
+      break;
+    case DType::kBF16:
+      y.data<BFloat16>()[i] = to_bfloat16(static_cast<float>(value));
+      break;
+    case DType::kF16:
+      y.data<Half>()[i] = to_half(static_cast<float>(value));
+      break;
+    default:
+      y.data<double>()[i] = value;
+      break;
   }
 }
 
@@ -57,8 +69,10 @@ void check_output(const Tensor& x, const Tensor& y) {
 void activate_row(const ForwardKernels& kernels, Activation act, const float* x, const float* up,
                   int64_t n, float* y) {
   switch (act) {
-    case Activation::kSilu: return kernels.silu(x, up, n, y);
-    case Activation::kGeluTanh: return kernels.gelu_tanh(x, up, n, y);
+    case Activation::kSilu:
+      return kernels.silu(x, up, n, y);
+    case Activation::kGeluTanh:
+      return kernels.gelu_tanh(x, up, n, y);
     case Activation::kGelu:
       for (int64_t i = 0; i < n; ++i) {
         const float value = 0.5f * x[i] * (1.0f + std::erf(x[i] * 0.70710678f));
@@ -86,7 +100,8 @@ const float* row_as_f32(const ForwardKernels& kernels, const Tensor& x, int64_t 
     case DType::kF16:
       kernels.f16_to_f32(&x.data<Half>()[offset].bits, buffer, end - begin);
       return buffer;
-    default: return x.data<float>() + offset;
+    default:
+      return x.data<float>() + offset;
   }
 }
 
@@ -106,11 +121,13 @@ void convert_cpu(CpuContext& context, const Tensor& source, const Tensor& destin
                    static_cast<const std::byte*>(source.raw()) + begin * size_of(from),
                    static_cast<size_t>(n * size_of(from)));
     } else if (from == DType::kF32 && to == DType::kBF16) {
-      kernels.f32_to_bf16(source.data<float>() + begin, &destination.data<BFloat16>()[begin].bits, n);
+      kernels.f32_to_bf16(source.data<float>() + begin, &destination.data<BFloat16>()[begin].bits,
+                          n);
     } else if (from == DType::kF32 && to == DType::kF16) {
       kernels.f32_to_f16(source.data<float>() + begin, &destination.data<Half>()[begin].bits, n);
     } else if (from == DType::kBF16 && to == DType::kF32) {
-      kernels.bf16_to_f32(&source.data<BFloat16>()[begin].bits, destination.data<float>() + begin, n);
+      kernels.bf16_to_f32(&source.data<BFloat16>()[begin].bits, destination.data<float>() + begin,
+                          n);
     } else if (from == DType::kF16 && to == DType::kF32) {
       kernels.f16_to_f32(&source.data<Half>()[begin].bits, destination.data<float>() + begin, n);
     } else {
@@ -130,9 +147,10 @@ void embed_cpu(CpuContext& context, std::span<const int32_t> ids, const Tensor& 
   context.for_blocks(n, rows_per_task(y.cols()), [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
       float* target = y.data<float>() + row * y.cols();
-      write_row(context.kernels,
-                row_as_f32(context.kernels, table, ids[static_cast<size_t>(row)], 0, y.cols(), target),
-                y, row);
+      write_row(
+          context.kernels,
+          row_as_f32(context.kernels, table, ids[static_cast<size_t>(row)], 0, y.cols(), target), y,
+          row);
     }
   });
 }
@@ -145,14 +163,15 @@ void norm_cpu(CpuContext& context, const Tensor& x, const NormParams& params, co
   const auto normalise =
       params.kind == NormKind::kRms ? context.kernels.rms_norm : context.kernels.layer_norm;
   const float* shift = params.shift.empty() ? nullptr : params.shift.data<float>();
-  context.for_blocks(x.rows(), rows_per_task(x.cols()), [&](int64_t begin, int64_t end, int worker) {
-    for (int64_t row = begin; row < end; ++row) {
-      float* target = row_target(context, y, row, worker);
-      normalise(x.data<float>() + row * x.cols(), params.gain.data<float>(), shift, params.epsilon,
-                x.cols(), target);
-      write_row(context.kernels, target, y, row);
-    }
-  });
+  context.for_blocks(x.rows(), rows_per_task(x.cols()),
+                     [&](int64_t begin, int64_t end, int worker) {
+                       for (int64_t row = begin; row < end; ++row) {
+                         float* target = row_target(context, y, row, worker);
+                         normalise(x.data<float>() + row * x.cols(), params.gain.data<float>(),
+                                   shift, params.epsilon, x.cols(), target);
+                         write_row(context.kernels, target, y, row);
+                       }
+                     });
 }
 
 void rope_cpu(CpuContext& context, const Tensor& x, int64_t n_heads,
@@ -160,7 +179,8 @@ void rope_cpu(CpuContext& context, const Tensor& x, int64_t n_heads,
   D2Q_CHECK(n_heads > 0 && x.cols() % n_heads == 0, "{} columns in {} heads", x.cols(), n_heads);
   const int64_t head_dim = x.cols() / n_heads, half = cos.cols();
   D2Q_CHECK(2 * half <= head_dim && sin.cols() == half && sin.rows() == cos.rows(),
-            "tables {}x{} {}x{} for head size {}", cos.rows(), half, sin.rows(), sin.cols(), head_dim);
+            "tables {}x{} {}x{} for head size {}", cos.rows(), half, sin.rows(), sin.cols(),
+            head_dim);
   D2Q_CHECK(static_cast<int64_t>(positions.size()) == x.rows(), "{} positions for {} rows",
             positions.size(), x.rows());
   for (const int32_t position : positions) {
@@ -171,8 +191,8 @@ void rope_cpu(CpuContext& context, const Tensor& x, int64_t n_heads,
       const int64_t position = positions[static_cast<size_t>(row)];
       for (int64_t head = 0; head < n_heads; ++head) {
         context.kernels.rotate(x.data<float>() + row * x.cols() + head * head_dim,
-                               cos.data<float>() + position * half, sin.data<float>() + position * half,
-                               half);
+                               cos.data<float>() + position * half,
+                               sin.data<float>() + position * half, half);
       }
     }
   });
@@ -214,9 +234,11 @@ void add_cpu(CpuContext& context, const Tensor& x, const Tensor& y) {
 void cross_entropy_cpu(CpuContext& context, const Tensor& logits, std::span<const int32_t> targets,
                        std::span<double> losses) {
   const int64_t n = logits.cols();
-  D2Q_CHECK(static_cast<int64_t>(targets.size()) == logits.rows() && losses.size() == targets.size(),
-            "{} targets and {} losses for {} rows", targets.size(), losses.size(), logits.rows());
-  for (const int32_t target : targets) D2Q_CHECK(target >= 0 && target < n, "target {} of {}", target, n);
+  D2Q_CHECK(
+      static_cast<int64_t>(targets.size()) == logits.rows() && losses.size() == targets.size(),
+      "{} targets and {} losses for {} rows", targets.size(), losses.size(), logits.rows());
+  for (const int32_t target : targets)
+    D2Q_CHECK(target >= 0 && target < n, "target {} of {}", target, n);
   context.for_blocks(logits.rows(), rows_per_task(n), [&](int64_t begin, int64_t end, int) {
     // f32 sums of 1024 terms, then f64: their relative error stays near 1e-6 for any vocabulary.
     constexpr int64_t kSlice = 1024;

@@ -15,7 +15,8 @@ using test::random_tensor;
 constexpr int64_t kWidths[] = {1, 7, 8, 15, 16, 17, 33, 64, 100, 576};
 
 double tolerance_of(const Tensor& y, double f32_error, double value) {
-  return f32_error + (y.dtype() == DType::kBF16 ? test::kBf16Unit * (std::fabs(value) + f32_error) : 0.0);
+  return f32_error +
+         (y.dtype() == DType::kBF16 ? test::kBf16Unit * (std::fabs(value) + f32_error) : 0.0);
 }
 
 TEST(Convert, narrow_values_are_the_nearest_and_specials_survive) {
@@ -26,17 +27,21 @@ TEST(Convert, narrow_values_are_the_nearest_and_specials_survive) {
     for (int64_t i = 0; i < n; ++i) {
       x.data<float>()[i] = std::bit_cast<float>(static_cast<uint32_t>(rng.next_u64()));
     }
-    const float specials[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 1e-41f, 65520.0f, 6e-8f, 3e38f};
+    const float specials[] = {0.0f,   -0.0f,    INFINITY, -INFINITY, NAN,
+                              1e-41f, 65520.0f, 6e-8f,    3e38f};
     std::copy(std::begin(specials), std::end(specials), x.data<float>());
-    const Tensor bf16 = device.allocate(1, n, DType::kBF16), f16 = device.allocate(1, n, DType::kF16);
-    const Tensor wide = device.allocate(1, n, DType::kF32), f64 = device.allocate(1, n, DType::kF64);
+    const Tensor bf16 = device.allocate(1, n, DType::kBF16),
+                 f16 = device.allocate(1, n, DType::kF16);
+    const Tensor wide = device.allocate(1, n, DType::kF32),
+                 f64 = device.allocate(1, n, DType::kF64);
     device.convert(x, bf16);
     device.convert(x, f16);
     device.convert(x, f64);
     for (int64_t i = 0; i < n; ++i) {
       const float value = x.data<float>()[i];
       if (std::isnan(value)) {
-        EXPECT_TRUE(std::isnan(at(bf16, 0, i)) && std::isnan(at(f16, 0, i)) && std::isnan(at(f64, 0, i)));
+        EXPECT_TRUE(std::isnan(at(bf16, 0, i)) && std::isnan(at(f16, 0, i)) &&
+                    std::isnan(at(f64, 0, i)));
         continue;
       }
       ASSERT_EQ(bf16.data<BFloat16>()[i], to_bfloat16(value)) << device.name() << " " << value;
@@ -69,7 +74,8 @@ TEST(Norm, equals_its_formula_in_double) {
               double mean = 0.0, square = 0.0;
               for (int64_t i = 0; i < n; ++i) mean += at(x, row, i) / static_cast<double>(n);
               if (kind == NormKind::kRms) mean = 0.0;
-              for (int64_t i = 0; i < n; ++i) square += std::pow(at(x, row, i) - mean, 2) / static_cast<double>(n);
+              for (int64_t i = 0; i < n; ++i)
+                square += std::pow(at(x, row, i) - mean, 2) / static_cast<double>(n);
               const double factor = 1.0 / std::sqrt(square + static_cast<double>(1e-3f));
               for (int64_t i = 0; i < n; ++i) {
                 const double scaled = (at(x, row, i) - mean) * factor * at(params.gain, 0, i);
@@ -92,8 +98,10 @@ TEST(Norm, equals_its_formula_in_double) {
 TEST(Norm, works_in_place) {
   ThreadPool pool(1);
   const auto device = make_cpu_device(pool);
-  const Tensor x = random_tensor(*device, 3, 40, DType::kF32, 1), y = device->allocate(3, 40, DType::kF32);
-  const NormParams params{NormKind::kLayer, random_tensor(*device, 1, 40, DType::kF32, 2), Tensor(), 1e-5f};
+  const Tensor x = random_tensor(*device, 3, 40, DType::kF32, 1),
+               y = device->allocate(3, 40, DType::kF32);
+  const NormParams params{NormKind::kLayer, random_tensor(*device, 1, 40, DType::kF32, 2), Tensor(),
+                          1e-5f};
   device->norm(x, params, y);
   device->norm(x, params, x);
   EXPECT_EQ(test::bytes_of(x), test::bytes_of(y));
@@ -115,7 +123,8 @@ TEST(Rope, rotates_the_halves_of_the_first_columns_of_each_head) {
           const int64_t i = column % head_dim;
           double expected = at(before, row, column);
           if (i < 2 * half) {
-            const double c = at(cos, positions[row], i % half), s = at(sin, positions[row], i % half);
+            const double c = at(cos, positions[row], i % half),
+                         s = at(sin, positions[row], i % half);
             expected = i < half ? expected * c - at(before, row, column + half) * s
                                 : expected * c + at(before, row, column - half) * s;
           }
@@ -131,15 +140,20 @@ TEST(Activation, equals_its_formula_in_double) {
   const auto formula = [](Activation act, double x) {
     const double tanh_argument = std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x);
     switch (act) {
-      case Activation::kSilu: return x / (1.0 + std::exp(-x));
-      case Activation::kGelu: return 0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0)));
-      case Activation::kGeluTanh: return 0.5 * x * (1.0 + std::tanh(tanh_argument));
-      case Activation::kRelu: break;
+      case Activation::kSilu:
+        return x / (1.0 + std::exp(-x));
+      case Activation::kGelu:
+        return 0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0)));
+      case Activation::kGeluTanh:
+        return 0.5 * x * (1.0 + std::tanh(tanh_argument));
+      case Activation::kRelu:
+        break;
     }
     return std::max(x, 0.0);
   };
   test::on_every_isa([&](Device& device) {
-    for (const Activation act : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu}) {
+    for (const Activation act :
+         {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu}) {
       for (const int64_t n : kWidths) {
         for (const DType y_type : {DType::kF32, DType::kBF16}) {
           const Tensor gate = random_tensor(device, 3, n, DType::kF32, 1, 4.0);
@@ -154,9 +168,11 @@ TEST(Activation, equals_its_formula_in_double) {
               const double x = at(gate, row, i), expected = formula(act, x);
               // A few roundings of x itself: 1 + tanh cancels for negative x.
               const double error = 16.0 * test::kF32Unit * std::fabs(x);
-              ASSERT_NEAR(at(plain, row, i), expected, tolerance_of(plain, error, expected)) << device.name() << " " << x;
+              ASSERT_NEAR(at(plain, row, i), expected, tolerance_of(plain, error, expected))
+                  << device.name() << " " << x;
               const double u = at(up, row, i);
-              ASSERT_NEAR(at(gated, row, i), expected * u, tolerance_of(gated, error * (std::fabs(u) + 1.0), expected * u));
+              ASSERT_NEAR(at(gated, row, i), expected * u,
+                          tolerance_of(gated, error * (std::fabs(u) + 1.0), expected * u));
             }
           }
         }
@@ -168,7 +184,8 @@ TEST(Activation, equals_its_formula_in_double) {
 TEST(Add, adds_f32_and_bf16) {
   test::on_every_isa([](Device& device) {
     for (const DType type : {DType::kF32, DType::kBF16}) {
-      const Tensor x = random_tensor(device, 3, 37, DType::kF32, 1), y = random_tensor(device, 3, 37, type, 2);
+      const Tensor x = random_tensor(device, 3, 37, DType::kF32, 1),
+                   y = random_tensor(device, 3, 37, type, 2);
       const float first = x.data<float>()[40];
       device.add(x, y);
       EXPECT_EQ(x.data<float>()[40], first + static_cast<float>(at(y, 1, 3)));
@@ -179,7 +196,8 @@ TEST(Add, adds_f32_and_bf16) {
 TEST(Embed, copies_rows_of_every_storage_type) {
   test::on_every_isa([](Device& device) {
     for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
-      const Tensor table = random_tensor(device, 10, 33, type, 1), y = device.allocate(3, 33, DType::kF32);
+      const Tensor table = random_tensor(device, 10, 33, type, 1),
+                   y = device.allocate(3, 33, DType::kF32);
       device.embed(std::vector<int32_t>{9, 0, 9}, table, y);
       for (int64_t i = 0; i < 33; ++i) {
         EXPECT_EQ(at(y, 0, i), at(table, 9, i));
@@ -195,7 +213,8 @@ TEST(CrossEntropy, equals_log_softmax_in_double) {
   test::on_every_isa([](Device& device) {
     for (const int64_t n : {2, 17, 5000}) {
       const Tensor logits = random_tensor(device, 4, n, DType::kF32, 1, 20.0);
-      const std::vector<int32_t> targets = {0, 1, static_cast<int32_t>(n - 1), static_cast<int32_t>(n / 2)};
+      const std::vector<int32_t> targets = {0, 1, static_cast<int32_t>(n - 1),
+                                            static_cast<int32_t>(n / 2)};
       std::vector<double> losses(4);
       device.cross_entropy(logits, targets, losses);
       for (int64_t row = 0; row < 4; ++row) {
@@ -203,7 +222,8 @@ TEST(CrossEntropy, equals_log_softmax_in_double) {
         const double target = at(logits, row, targets[static_cast<size_t>(row)]);
         for (int64_t i = 0; i < n; ++i) sum += std::exp(at(logits, row, i) - target);
         // exp within 4 roundings of an argument of up to 160, and 1024 / 8 sums in f32.
-        ASSERT_NEAR(losses[static_cast<size_t>(row)], std::log(sum), 2.0 * test::kF32Unit * 300.0) << device.name();
+        ASSERT_NEAR(losses[static_cast<size_t>(row)], std::log(sum), 2.0 * test::kF32Unit * 300.0)
+            << device.name();
       }
     }
   });

@@ -34,8 +34,8 @@ void accumulate_difference_cpu(CpuContext& context, const Tensor& a, const Tenso
                                const Tensor& moments);
 int64_t first_non_finite_row_cpu(CpuContext& context, const Tensor& x);
 
-/// Columns [begin, end) of row `row` of an f32, bf16 or f16 tensor as f32; `buffer` holds them where
-/// a conversion is needed.
+/// Columns [begin, end) of row `row` of an f32, bf16 or f16 tensor as f32; `buffer` holds them
+/// where a conversion is needed.
 const float* row_as_f32(const ForwardKernels& kernels, const Tensor& x, int64_t row, int64_t begin,
                         int64_t end, float* buffer);
 

@@ -2,10 +2,9 @@
 // (f32) a Zen 4 core on our tile sizes, where OpenBLAS gave 81-96 in f32.
 #include "kernels/cpu/gemm.h"
 
-#include <dnnl.hpp>
-
 #include <algorithm>
 #include <array>
+#include <dnnl.hpp>
 #include <memory>
 #include <unordered_map>
 #include <vector>
@@ -101,9 +100,8 @@ class ProductCache {
     product->a = dnnl::memory(a, cpu_engine(), nullptr);
     product->b = dnnl::memory(b, cpu_engine(), nullptr);
     product->c = dnnl::memory(c, cpu_engine(), nullptr);
-    product->arguments = {{DNNL_ARG_SRC, product->a},
-                          {DNNL_ARG_WEIGHTS, product->b},
-                          {DNNL_ARG_DST, product->c}};
+    product->arguments = {
+        {DNNL_ARG_SRC, product->a}, {DNNL_ARG_WEIGHTS, product->b}, {DNNL_ARG_DST, product->c}};
     return product;
   }
 
@@ -131,9 +129,7 @@ void widen(const BFloat16* source, int64_t stride, int64_t rows, int64_t cols, f
 
 }  // namespace
 
-bool cpu_has_bf16_products() {
-  return cpu_features().avx512bf16;
-}
+bool cpu_has_bf16_products() { return cpu_features().avx512bf16; }
 
 void gemm_f32(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, const float* a,
               int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
@@ -175,10 +171,14 @@ void gemm_bf16_widened(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t
     const int64_t size = std::min(kSlice, k - begin);
     wide_a.resize(static_cast<size_t>(m * size));
     wide_b.resize(static_cast<size_t>(n * size));
-    if (trans_a) widen(a + begin * lda, lda, size, m, wide_a.data());
-    else widen(a + begin, lda, m, size, wide_a.data());
-    if (trans_b) widen(b + begin, ldb, n, size, wide_b.data());
-    else widen(b + begin * ldb, ldb, size, n, wide_b.data());
+    if (trans_a)
+      widen(a + begin * lda, lda, size, m, wide_a.data());
+    else
+      widen(a + begin, lda, m, size, wide_a.data());
+    if (trans_b)
+      widen(b + begin, ldb, n, size, wide_b.data());
+    else
+      widen(b + begin * ldb, ldb, size, n, wide_b.data());
     gemm_f32(trans_a, trans_b, m, n, size, wide_a.data(), trans_a ? m : size, wide_b.data(),
              trans_b ? size : n, begin == 0 ? beta : 1.0f, c, ldc);
   }

@@ -29,7 +29,8 @@ void check_gemm(const Case& shape, Gemm&& gemm) {
   for (int variant = 0; variant < 8; ++variant) {
     const bool ta = (variant & 1) != 0, tb = (variant & 2) != 0, add = (variant & 4) != 0;
     const int64_t lda = (ta ? m : k) + padding, ldb = (tb ? k : n) + padding, ldc = n + padding;
-    std::vector<float> a = random_values((ta ? k : m) * lda, 1), b = random_values((tb ? n : k) * ldb, 2);
+    std::vector<float> a = random_values((ta ? k : m) * lda, 1),
+                       b = random_values((tb ? n : k) * ldb, 2);
     std::vector<float> c = random_values(m * ldc, 3);
     const std::vector<float> before = c;
     std::vector<T> at, bt;
@@ -53,8 +54,9 @@ void check_gemm(const Case& shape, Gemm&& gemm) {
         double sum = 0.0, magnitude = 0.0;
         if (j < n) {
           for (int64_t p = 0; p < k; ++p) {
-            const double product = static_cast<double>(a[static_cast<size_t>(ta ? p * lda + i : i * lda + p)]) *
-                                   b[static_cast<size_t>(tb ? j * ldb + p : p * ldb + j)];
+            const double product =
+                static_cast<double>(a[static_cast<size_t>(ta ? p * lda + i : i * lda + p)]) *
+                b[static_cast<size_t>(tb ? j * ldb + p : p * ldb + j)];
             sum += product;
             magnitude += std::fabs(product);
           }
@@ -69,8 +71,9 @@ void check_gemm(const Case& shape, Gemm&& gemm) {
   }
 }
 
-const Case kCases[] = {{1, 1, 1, 0}, {1, 17, 33, 3}, {7, 5, 1, 0}, {16, 16, 32, 0}, {31, 65, 129, 1},
-                       {2, 64, 513, 0}, {65, 1, 64, 2}, {3, 0, 4, 0}, {4, 3, 0, 0}};
+const Case kCases[] = {{1, 1, 1, 0},    {1, 17, 33, 3},   {7, 5, 1, 0},
+                       {16, 16, 32, 0}, {31, 65, 129, 1}, {2, 64, 513, 0},
+                       {65, 1, 64, 2},  {3, 0, 4, 0},     {4, 3, 0, 0}};
 
 TEST(Gemm, f32_equals_sums_in_double) {
   for (const Case& shape : kCases) check_gemm<float>(shape, gemm_f32);

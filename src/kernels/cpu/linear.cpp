@@ -3,8 +3,9 @@
 namespace d2q {
 namespace {
 
-// A tile of 256 tokens by 512 outputs keeps its operands in a 1 MB second-level cache for inputs of up
-// to about 700 columns, and is large enough to hide oneDNN's copying of its operands beyond that.
+// A tile of 256 tokens by 512 outputs keeps its operands in a 1 MB second-level cache for inputs of
+// up to about 700 columns, and is large enough to hide oneDNN's copying of its operands beyond
+// that.
 constexpr int64_t kTileTokens = 256;
 constexpr int64_t kTileOutputs = 512;
 // Up to here a row of w is read once and multiplied with every token; beyond, tiles win.
@@ -42,7 +43,8 @@ void linear_by_dots(CpuContext& context, const Tensor& x, const Tensor& w, const
     auto* wide = context.input.reserve<float>(x.size() + (x.size() + 1) / 2);
     auto* narrow = reinterpret_cast<uint16_t*>(wide + x.size());
     if (x.dtype() == DType::kF32) kernels.f32_to_bf16(x.data<float>(), narrow, x.size());
-    kernels.bf16_to_f32(x.dtype() == DType::kF32 ? narrow : &x.data<BFloat16>()->bits, wide, x.size());
+    kernels.bf16_to_f32(x.dtype() == DType::kF32 ? narrow : &x.data<BFloat16>()->bits, wide,
+                        x.size());
     input = wide;
   }
   context.for_blocks(out, 64, [&](int64_t begin, int64_t end, int) {
@@ -50,8 +52,9 @@ void linear_by_dots(CpuContext& context, const Tensor& x, const Tensor& w, const
       for (int64_t token = 0; token < tokens; ++token) {
         const float* values = input + token * in;
         y.data<float>()[token * out + row] =
-            w.dtype() == DType::kF32 ? kernels.dot_f32(w.data<float>() + row * in, values, in)
-                                     : kernels.dot_bf16(&w.data<BFloat16>()[row * in].bits, values, in);
+            w.dtype() == DType::kF32
+                ? kernels.dot_f32(w.data<float>() + row * in, values, in)
+                : kernels.dot_bf16(&w.data<BFloat16>()[row * in].bits, values, in);
       }
     }
     add_bias(kernels, bias, y, 0, tokens, begin, end);

@@ -13,8 +13,8 @@ struct Shape {
 };
 
 // Around the switch from dot products to tiles, tile edges of 256 x 512, and single columns.
-const Shape kShapes[] = {{1, 33, 65},   {4, 64, 70},    {5, 1, 1},     {5, 100, 513},
-                         {7, 513, 17},  {257, 40, 520}, {33, 128, 64}, {600, 17, 31}};
+const Shape kShapes[] = {{1, 33, 65},  {4, 64, 70},    {5, 1, 1},     {5, 100, 513},
+                         {7, 513, 17}, {257, 40, 520}, {33, 128, 64}, {600, 17, 31}};
 
 void check_linear(Device& device, const Shape& s, DType x_type, DType w_type, bool biased) {
   const Tensor x = random_tensor(device, s.tokens, s.in, x_type, 1);
@@ -32,7 +32,8 @@ void check_linear(Device& device, const Shape& s, DType x_type, DType w_type, bo
       }
       // in products and in + 1 sums, each rounded once at most.
       const double tolerance = 2.0 * test::kF32Unit * static_cast<double>(s.in + 2) * magnitude;
-      ASSERT_NEAR(at(y, t, o), sum, tolerance) << device.name() << " " << s.tokens << "x" << s.in << "x" << s.out;
+      ASSERT_NEAR(at(y, t, o), sum, tolerance)
+          << device.name() << " " << s.tokens << "x" << s.in << "x" << s.out;
     }
   }
 }
@@ -53,8 +54,8 @@ TEST(Linear, does_not_depend_on_the_number_of_threads) {
   for (const DType type : {DType::kF32, DType::kBF16}) {
     EXPECT_TRUE(test::same_on_any_thread_count([&](Device& device) {
       const Tensor y = device.allocate(700, 600, DType::kF32);
-      device.linear(random_tensor(device, 700, 192, type, 1), random_tensor(device, 600, 192, type, 2),
-                    Tensor(), y);
+      device.linear(random_tensor(device, 700, 192, type, 1),
+                    random_tensor(device, 600, 192, type, 2), Tensor(), y);
       return y;
     }));
   }

@@ -32,12 +32,13 @@ void accumulate_tile(CpuContext& context, const T* a, const T* b, int64_t tokens
   }
 }
 
-void accumulate(CpuContext& context, const Tensor& a, const Tensor& b, float scale, const Tensor& sum,
-                bool lower_only) {
+void accumulate(CpuContext& context, const Tensor& a, const Tensor& b, float scale,
+                const Tensor& sum, bool lower_only) {
   const int64_t n = a.cols();
   D2Q_CHECK(b.cols() == n && a.rows() == b.rows() && a.dtype() == b.dtype(), "{}x{} and {}x{}",
             a.rows(), n, b.rows(), b.cols());
-  D2Q_CHECK(sum.rows() == n && sum.cols() == n, "sum {}x{} for width {}", sum.rows(), sum.cols(), n);
+  D2Q_CHECK(sum.rows() == n && sum.cols() == n, "sum {}x{} for width {}", sum.rows(), sum.cols(),
+            n);
   D2Q_CHECK(a.dtype() == DType::kF32 || a.dtype() == DType::kBF16, "dtype {}",
             static_cast<int>(a.dtype()));
   const int64_t tile = even_block(n, kTile);
@@ -78,7 +79,8 @@ void mirror_lower_cpu(CpuContext& context, const Tensor& matrix) {
     const int64_t row_end = std::min(n, (block + 1) * kBlock);
     for (int64_t first = 0; first <= block * kBlock; first += kBlock) {
       for (int64_t i = block * kBlock; i < row_end; ++i) {
-        for (int64_t j = first; j < std::min(first + kBlock, i); ++j) values[j * n + i] = values[i * n + j];
+        for (int64_t j = first; j < std::min(first + kBlock, i); ++j)
+          values[j * n + i] = values[i * n + j];
       }
     }
   });
@@ -99,7 +101,8 @@ void accumulate_difference_cpu(CpuContext& context, const Tensor& a, const Tenso
       const float* x = row_as_f32(context.kernels, a, row, begin, end, left);
       const float* y = row_as_f32(context.kernels, b, row, begin, end, right);
       for (int64_t j = begin; j < end; ++j) {
-        const double difference = static_cast<double>(x[j - begin]) - static_cast<double>(y[j - begin]);
+        const double difference =
+            static_cast<double>(x[j - begin]) - static_cast<double>(y[j - begin]);
         sums[j] += difference;
         squares[j] += difference * difference;
       }

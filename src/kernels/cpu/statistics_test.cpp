@@ -28,7 +28,8 @@ TEST(Statistics, gram_sums_the_lower_triangle_and_mirror_completes_it) {
               expected += at(x, t, i) * at(x, t, j);
               magnitude += std::fabs(at(x, t, i) * at(x, t, j));
             }
-            const double tolerance = 2.0 * test::kF32Unit * static_cast<double>(tokens + 4) * magnitude;
+            const double tolerance =
+                2.0 * test::kF32Unit * static_cast<double>(tokens + 4) * magnitude;
             ASSERT_NEAR(at(sum, i, j), expected, tolerance) << device.name() << " " << n;
           }
         }
@@ -65,7 +66,8 @@ TEST(Statistics, cross_sums_products_of_two_streams) {
   test::on_every_isa([](Device& device) {
     for (const DType type : {DType::kF32, DType::kBF16}) {
       const int64_t n = 270, tokens = 50;
-      const Tensor a = random_tensor(device, tokens, n, type, 1), b = random_tensor(device, tokens, n, type, 2);
+      const Tensor a = random_tensor(device, tokens, n, type, 1),
+                   b = random_tensor(device, tokens, n, type, 2);
       const Tensor sum = random_tensor(device, n, n, DType::kF32, 3);
       const Tensor before = device.allocate(n, n, DType::kF32);
       device.convert(sum, before);
@@ -77,7 +79,8 @@ TEST(Statistics, cross_sums_products_of_two_streams) {
             expected += 2.0 * at(a, t, i) * at(b, t, j);
             magnitude += 2.0 * std::fabs(at(a, t, i) * at(b, t, j));
           }
-          const double tolerance = 2.0 * test::kF32Unit * static_cast<double>(tokens + 3) * magnitude;
+          const double tolerance =
+              2.0 * test::kF32Unit * static_cast<double>(tokens + 3) * magnitude;
           ASSERT_NEAR(at(sum, i, j), expected, tolerance);
         }
       }
@@ -99,7 +102,8 @@ TEST(Statistics, do_not_depend_on_the_number_of_threads) {
 TEST(Statistics, difference_moments_are_exact_in_double) {
   test::on_every_isa([](Device& device) {
     for (const DType type : {DType::kF32, DType::kBF16}) {
-      const Tensor a = random_tensor(device, 100, 130, type, 1), b = random_tensor(device, 100, 130, DType::kF32, 2);
+      const Tensor a = random_tensor(device, 100, 130, type, 1),
+                   b = random_tensor(device, 100, 130, DType::kF32, 2);
       const Tensor moments = device.allocate(2, 130, DType::kF64);
       device.fill_zero(moments);
       device.accumulate_difference(a, b, moments);

@@ -30,10 +30,14 @@ inline Tensor random_tensor(Device& device, int64_t rows, int64_t cols, DType dt
 inline double at(const Tensor& x, int64_t row, int64_t col) {
   const int64_t i = row * x.cols() + col;
   switch (x.dtype()) {
-    case DType::kBF16: return static_cast<double>(to_float(x.data<BFloat16>()[i]));
-    case DType::kF16: return static_cast<double>(to_float(x.data<Half>()[i]));
-    case DType::kF64: return x.data<double>()[i];
-    default: return static_cast<double>(x.data<float>()[i]);
+    case DType::kBF16:
+      return static_cast<double>(to_float(x.data<BFloat16>()[i]));
+    case DType::kF16:
+      return static_cast<double>(to_float(x.data<Half>()[i]));
+    case DType::kF64:
+      return x.data<double>()[i];
+    default:
+      return static_cast<double>(x.data<float>()[i]);
   }
 }
 
