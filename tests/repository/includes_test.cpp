@@ -26,6 +26,8 @@ const Arrows kArrows = {
     {"engine", {"base", "codec", "format", "kernels", "text", "model"}},
     {"eval", {"base", "codec", "format", "kernels", "text", "model", "engine"}},
     {"report", {"base"}},
+    {"api",
+     {"base", "codec", "format", "kernels", "text", "model", "engine", "eval", "d2quant"}},
     {"serve", {"base", "codec", "format", "kernels", "text", "model", "engine"}},
     {"cli",
      {"base", "codec", "format", "kernels", "linalg", "text", "model", "quant", "engine", "eval",
