@@ -97,6 +97,10 @@ __m256 load_half8(const uint16_t* halves) noexcept {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves)));
 }
 
+/// Keeps gcc from gathering the additions of several quads at the end of the loop, which spills the
+/// products: worth 20 to 40%.
+void pin(__m256i& sum) noexcept { asm("" : "+x"(sum)); }
+
 /// Integer dot products of one block and 8 rows. Plane 1 is kept doubled: its bit is used where it
 /// stands, as the value 2. For 8-bit codes, plane 0 is the low and plane 1 the high nibble.
 template <PackedFormat kFormat, int kTokens>
@@ -127,6 +131,8 @@ struct BlockDots {
       for (int k = 0; k < kPlanes; ++k) {
         high[t][k] = _mm256_add_epi16(high[t][k], _mm256_maddubs_epi16(values[k], h));
         low[t][k] = _mm256_add_epi16(low[t][k], _mm256_maddubs_epi16(values[k], l));
+        pin(high[t][k]);
+        pin(low[t][k]);
       }
     }
   }

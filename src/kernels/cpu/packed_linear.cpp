@@ -270,7 +270,7 @@ void packed_linear_cpu(ThreadPool& pool, const PackedKernels& kernels, const Ten
   if (x.rows() == 0) return;
   const Weights weights(w);
   const float* bias_data = bias.empty() ? nullptr : bias.data<float>();
-  if (x.rows() <= kMaxMatVecTokens) {
+  if (x.rows() <= max_mat_vec_tokens(w.layout.kind)) {
     multiply_codes(pool, kernels, x, weights, bias_data, y);
   } else if (products == DType::kF32) {
     if (x.dtype() == DType::kF32) {

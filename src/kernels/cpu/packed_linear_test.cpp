@@ -96,7 +96,7 @@ bool same_bits(const Tensor& a, const Tensor& b) {
   return std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.n_bytes())) == 0;
 }
 
-constexpr int64_t kTokenCounts[] = {1, 2, 3, 7, 8, 9, 16, 17, 33};
+constexpr int64_t kTokenCounts[] = {1, 2, 3, 7, 8, 9, 16, 17, 33, 48, 49};
 
 std::vector<PackedLayout> layouts() {
   std::vector<PackedLayout> result;
@@ -132,7 +132,7 @@ TEST_P(PackedLinearTest, MatchesTheDequantizedProduct) {
         // Against Σ|x w| of each output. Integers: x is off by at most max|x| / 64516 each, with
         // max|x| < 5 and the mean |x| near 0.8: 1e-4 at worst. f32: n eps / 2 < 300 * 6e-8. bf16:
         // two roundings of 2^-9 a product.
-        const bool panel = n_tokens > kMaxMatVecTokens;
+        const bool panel = n_tokens > max_mat_vec_tokens(layout.kind);
         const double bound = !panel ? 2e-4 : products == DType::kF32 ? 2e-5 : 2.1 / 512;
         for (int64_t i = 0; i < y.size(); ++i) {
           const auto at = static_cast<size_t>(i);
