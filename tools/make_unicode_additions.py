@@ -9,7 +9,7 @@ Usage: make_unicode_additions.py OUTPUT
 import sys
 import unicodedata
 
-from tokenizers import Regex
+from tokenizers import Regex, normalizers
 from tokenizers import pre_tokenizers as pt
 
 CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
@@ -56,6 +56,16 @@ def write(out, name, code_points):
     out.write("};\n")
 
 
+def write_lower_case(out):
+    lower = normalizers.Lowercase()
+    out.write("constexpr LowerCase kLowerCaseAdditions[] = {\n")
+    for c in CODE_POINTS:
+        new = lower.normalize_str(chr(c))
+        if len(new) == 1 and new != chr(c).lower():
+            out.write(f"    {{0x{c:X}, 0x{ord(new):X}}},\n")
+    out.write("};\n")
+
+
 def main():
     if unicodedata.unidata_version != "14.0.0":
         sys.exit(f"unicodedata is {unicodedata.unidata_version}; this needs 14.0.0 (Python 3.11)")
@@ -73,7 +83,8 @@ def main():
         ascii_symbols = set(map(ord, "$+<=>^`|~"))
         punctuation = cut_out(pt.Punctuation("removed"), 2)
         write(out, "PunctuationExtra", punctuation - category("P") - ascii_symbols)
-        write(out, "PunctuationMissing", category("P") - punctuation)
+        write(out, "PunctuationMissing", members(r"\p{P}") - punctuation)
+        write_lower_case(out)
 
 
 if __name__ == "__main__":

@@ -103,21 +103,27 @@ void BpeTokenizer::append_word(std::string_view word, WordCache& cache,
   ids.insert(ids.end(), entry.ids.begin(), entry.ids.begin() + entry.n_ids);
 }
 
-std::string BpeTokenizer::token_bytes(int32_t id, bool special) const {
+std::string_view BpeTokenizer::shown_token(int32_t id, bool special) const {
   const auto added = added_by_id_.find(id);
   if (added != added_by_id_.end()) {
-    if (added->second.special && !special) return {};
-    return parts_.decoder.bytes(added->second.content);
+    return added->second.special && !special ? std::string_view() : added->second.content;
   }
   const std::string* token = parts_.vocabulary->token(id);
-  return token != nullptr ? parts_.decoder.bytes(*token) : std::string();
+  return token != nullptr ? *token : std::string_view();
+}
+
+std::string BpeTokenizer::token_bytes(int32_t id, bool special) const {
+  return parts_.decoder.bytes(shown_token(id, special));
 }
 
 std::string BpeTokenizer::decode(std::span<const int32_t> ids, bool special) const {
-  std::string bytes;
-  for (const int32_t id : ids) bytes += token_bytes(id, special);
-  parts_.decoder.finish(bytes);
-  return is_valid_utf8(bytes) ? bytes : replace_malformed_utf8(bytes);
+  std::vector<std::string_view> tokens;
+  tokens.reserve(ids.size());
+  for (const int32_t id : ids) {
+    const std::string_view token = shown_token(id, special);
+    if (!token.empty()) tokens.push_back(token);
+  }
+  return parts_.decoder.text(tokens);
 }
 
 std::optional<int32_t> BpeTokenizer::find_token(std::string_view text) const {

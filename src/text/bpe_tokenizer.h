@@ -47,6 +47,8 @@ class BpeTokenizer final : public Tokenizer {
   std::optional<int32_t> find_token(std::string_view text) const override;
 
  private:
+  /// The string of a token in the vocabulary; empty for an unknown id and a special token left out.
+  std::string_view shown_token(int32_t id, bool special) const;
   void append_text(std::string_view text, WordCache& cache, std::vector<int32_t>& ids) const;
   void append_word(std::string_view word, WordCache& cache, std::vector<int32_t>& ids) const;
 

@@ -67,8 +67,7 @@ class Lowercase final : public Normalizer {
         append_utf8(out, U'i');
         append_utf8(out, 0x307);
       } else {
-        append_utf8(out, static_cast<char32_t>(
-                             utf8proc_tolower(static_cast<utf8proc_int32_t>(step.code_point))));
+        append_utf8(out, lower_case(step.code_point));
       }
     }
     text = std::move(out);
@@ -111,6 +110,7 @@ class ReplacePattern final : public Normalizer {
   ReplacePattern(Regex regex, std::string content)
       : regex_(std::move(regex)), content_(std::move(content)) {}
   void apply(std::string& text) const override {
+    if (text.empty()) return;  // not even a pattern that matches nothing finds anything in it
     Regex::Matcher matcher(regex_);
     matcher.reset(text);
     std::string out;

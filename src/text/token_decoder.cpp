@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "text/byte_alphabet.h"
+#include "text/utf8.h"
 
 namespace d2q {
 namespace {
@@ -64,13 +65,36 @@ std::string TokenDecoder::bytes(std::string_view token) const {
   return text;
 }
 
-void TokenDecoder::finish(std::string& text) const {
-  for (size_t i = 0; i < strip_start_ && text.starts_with(strip_content_); ++i) {
-    text.erase(0, strip_content_.size());
+std::string TokenDecoder::text(std::span<const std::string_view> tokens) const {
+  std::string out;
+  std::string run;  // of bytes from byte tokens
+  const auto end_run = [&] {
+    if (is_valid_utf8(run)) {
+      out += run;
+    } else {
+      // The reference gives up on the whole run, byte by byte.
+      for (size_t i = 0; i < run.size(); ++i) append_utf8(out, kReplacementCharacter);
+    }
+    run.clear();
+  };
+  for (const std::string_view token : tokens) {
+    const std::optional<char> byte =
+        byte_fallback_ && !byte_level_ ? fallback_byte(token) : std::nullopt;
+    if (byte) {
+      run += *byte;
+    } else {
+      end_run();
+      out += bytes(token);
+    }
   }
-  for (size_t i = 0; i < strip_stop_ && text.ends_with(strip_content_); ++i) {
-    text.resize(text.size() - strip_content_.size());
+  end_run();
+  for (size_t i = 0; i < strip_start_ && out.starts_with(strip_content_); ++i) {
+    out.erase(0, strip_content_.size());
   }
+  for (size_t i = 0; i < strip_stop_ && out.ends_with(strip_content_); ++i) {
+    out.resize(out.size() - strip_content_.size());
+  }
+  return is_valid_utf8(out) ? out : replace_malformed_utf8(out);
 }
 
 }  // namespace d2q

@@ -1,6 +1,7 @@
 // From a token's string in the vocabulary to the bytes that it stands for.
 #pragma once
 
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -21,8 +22,8 @@ class TokenDecoder {
 
   /// The bytes of one token, wherever it stands.
   std::string bytes(std::string_view token) const;
-  /// What is done to a whole decoded text: Strip takes white space off its ends.
-  void finish(std::string& text) const;
+  /// The text of tokens in a row, valid UTF-8: malformed parts become U+FFFD.
+  std::string text(std::span<const std::string_view> tokens) const;
 
  private:
   void append(const JsonView& json);

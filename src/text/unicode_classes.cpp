@@ -9,6 +9,11 @@
 namespace d2q {
 namespace {
 
+struct LowerCase {
+  char32_t from = 0;
+  char32_t to = 0;
+};
+
 #include "text/unicode_additions.inc"
 
 constexpr char32_t kCodePoints = 0x110000;
@@ -135,5 +140,13 @@ bool is_numeric(char32_t code_point) {
 }
 bool is_punctuation(char32_t code_point) { return has(code_point, kPunctuation); }
 bool is_word_character(char32_t code_point) { return has(code_point, kWord); }
+
+char32_t lower_case(char32_t code_point) {
+  const auto added =
+      std::lower_bound(std::begin(kLowerCaseAdditions), std::end(kLowerCaseAdditions), code_point,
+                       [](const LowerCase& entry, char32_t value) { return entry.from < value; });
+  if (added != std::end(kLowerCaseAdditions) && added->from == code_point) return added->to;
+  return static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(code_point)));
+}
 
 }  // namespace d2q

@@ -29,4 +29,7 @@ bool is_punctuation(char32_t code_point);
 /// \w: alphabetic, mark, decimal number, connector punctuation, join control.
 bool is_word_character(char32_t code_point);
 
+/// The simple lower case of Unicode 17, the character itself where it has none.
+char32_t lower_case(char32_t code_point);
+
 }  // namespace d2q
