@@ -25,7 +25,7 @@ struct BpeOptions {
   bool ignore_merges = false;  // a word that is a token is that token
   bool byte_fallback = false;  // unknown characters become their bytes' tokens <0x00>..<0xFF>
   bool fuse_unk = false;       // neighbouring unknown characters are one unknown token
-  std::string unk_token;       // empty: unknown characters are left out
+  std::string unk_token = {};  // empty: unknown characters are left out
 };
 
 /// A merge as the file has it: the strings of the left and the right token.
