@@ -82,4 +82,16 @@ const PackedKernels& packed_kernels(Isa isa) {
   return kPackedKernelsScalar;
 }
 
+const SolverKernels& solver_kernels(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx2:
+      return kSolverAvx2;
+    case Isa::kAvx512:
+      return kSolverAvx512;
+    case Isa::kScalar:
+      break;
+  }
+  return kSolverScalar;
+}
+
 }  // namespace d2q

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/packed_kernels.h"
+#include "kernels/solver_kernels.h"
 
 namespace d2q {
 
@@ -27,5 +28,7 @@ Isa choose_isa(const std::string& request = "auto");
 
 /// The packed kernels of an available ISA.
 const PackedKernels& packed_kernels(Isa isa);
+/// The solver's inner loops of an available ISA.
+const SolverKernels& solver_kernels(Isa isa);
 
 }  // namespace d2q

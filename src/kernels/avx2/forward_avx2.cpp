@@ -54,6 +54,7 @@ inline __m128i to_bf16(Vec v) {
 }
 inline void store_bf16(uint16_t* p, Vec v) { store_bits(p, to_bf16(v)); }
 inline void store_bf16_n(uint16_t* p, Vec v, int64_t n) { store_bits_n(p, to_bf16(v), n); }
+inline void store_probability(uint16_t* p, Vec v) { store_bf16(p, v); }
 inline Vec load_f16(const uint16_t* p) { return _mm256_cvtph_ps(load_bits(p)); }
 inline Vec load_f16_n(const uint16_t* p, int64_t n) { return _mm256_cvtph_ps(load_bits_n(p, n)); }
 inline __m128i to_f16(Vec v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
@@ -98,10 +99,9 @@ inline Vec scale_by_power(Vec a, Vec n) {
 
 }  // namespace
 
-const ForwardKernels kForwardAvx2 = {"avx2",     f32_to_bf16, bf16_to_f32,  f32_to_f16,
-                                     f16_to_f32, rms_norm,    layer_norm,   rotate,
-                                     maximum,    exp_sum,     exp_sum_bf16, scale,
-                                     silu,       gelu_tanh,   add,          multiply_add,
-                                     dot_f32,    dot_bf16,    dot_f16,      multiply_add_f16};
+const ForwardKernels kForwardAvx2 = {"avx2",       f32_to_bf16, bf16_to_f32, f32_to_f16, f16_to_f32,
+                                     rms_norm,     layer_norm,  rotate,      maximum,    exp_sum,
+                                     exp_sum_bf16, scale,       silu,        gelu_tanh,  add,
+                                     multiply_add, dot_f32,     dot_bf16};
 
 }  // namespace d2q

@@ -40,6 +40,13 @@ inline void store_bf16(uint16_t* p, Vec v) {
 inline void store_bf16_n(uint16_t* p, Vec v, int64_t n) {
   _mm256_mask_storeu_epi16(p, first(n), to_bf16(v));
 }
+inline void store_probability(uint16_t* p, Vec v) {
+  const __m512i u = _mm512_castps_si512(v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+}
 inline Vec load_f16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
@@ -75,10 +82,9 @@ inline Vec scale_by_power(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }
 
 }  // namespace
 
-const ForwardKernels kForwardAvx512 = {"avx512",   f32_to_bf16, bf16_to_f32,  f32_to_f16,
-                                       f16_to_f32, rms_norm,    layer_norm,   rotate,
-                                       maximum,    exp_sum,     exp_sum_bf16, scale,
-                                       silu,       gelu_tanh,   add,          multiply_add,
-                                       dot_f32,    dot_bf16,    dot_f16,      multiply_add_f16};
+const ForwardKernels kForwardAvx512 = {
+    "avx512",   f32_to_bf16, bf16_to_f32, f32_to_f16,   f16_to_f32,   rms_norm,
+    layer_norm, rotate,      maximum,     exp_sum,      exp_sum_bf16, scale,
+    silu,       gelu_tanh,   add,         multiply_add, dot_f32,      dot_bf16};
 
 }  // namespace d2q

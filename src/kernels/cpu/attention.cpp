@@ -9,6 +9,8 @@
 namespace d2q {
 namespace {
 
+// Decoding too runs on f32 panels of the f16 cache: dot products straight on it took 1.5 times as
+// long (2047 keys, 3 heads of 64).
 constexpr int64_t kKeyTile = 256;
 // Panels are padded to whole multiples of this, so that products come in few shapes.
 constexpr int64_t kKeyPadding = 64;

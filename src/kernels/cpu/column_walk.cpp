@@ -17,7 +17,7 @@ namespace {
 
 constexpr int64_t kBlockColumns = 128;
 constexpr int64_t kRowsPerTask = 64;
-constexpr int64_t kLanes = 16;  // rows walked together, one vector register or a few
+constexpr int64_t kLanes = kSolverLanes;  // rows walked together
 
 /// Columns [begin, end), every group boundary at or between blocks where groups fit in one: a group is
 /// fitted on current weights only if no unfinished block's columns reach into it.
@@ -42,67 +42,29 @@ std::vector<WalkBlock> cut_blocks(std::span<const ColumnGroup> groups) {
   return blocks;
 }
 
-/// The parameters of one group for kLanes rows, lane-major, and its nearest-level rule.
-struct LaneGrid {
-  float params[kMaxPlanes][kLanes];
-  float levels[1 << kMaxPlanes][kLanes];  // sign planes only
-
-  void load(const Grid& grid, const float* rows_params, int64_t stride, int64_t n_rows) {
-    const int n_params = grid.n_params();
-    for (int p = 0; p < n_params; ++p) {
-      for (int64_t lane = 0; lane < kLanes; ++lane) {
-        params[p][lane] = rows_params[std::min(lane, n_rows - 1) * stride + p];
-      }
-    }
-    if (grid.kind == GridKind::kUniform) return;
-    for (int code = 0; code < 1 << grid.bits; ++code) {
-      for (int64_t lane = 0; lane < kLanes; ++lane) {
-        float level = 0.0f;
-        for (int p = 0; p < grid.bits; ++p) level += (code >> p & 1) != 0 ? params[p][lane] : -params[p][lane];
-        levels[code][lane] = level;
-      }
-    }
-  }
-
-  /// q and the code nearest to w, for a column of scale c.
-  void quantize(const Grid& grid, const float* w, float c, float* q, float* codes) const {
-    if (grid.kind == GridKind::kUniform) {
-      constexpr float kMagic = 12582912.0f;  // adds and subtracts to the nearest integer, ties to even
-      const auto max_code = static_cast<float>((1 << grid.bits) - 1);
-      for (int64_t lane = 0; lane < kLanes; ++lane) {
-        const float scale = params[0][lane];
-        const float zero = params[1][lane];
-        float code = ((w[lane] / scale + kMagic) - kMagic) + zero;
-        code = code < 0.0f ? 0.0f : code;
-        code = code > max_code ? max_code : code;
-        codes[lane] = code;
-        q[lane] = scale * (code - zero);
-      }
-      return;
-    }
-    float distance[kLanes];
+/// The parameters of one group for the walked rows; lanes beyond n_rows repeat the last row.
+void load_grid(const Grid& grid, const float* params, int64_t stride, int64_t n_rows, WalkLanes& lanes) {
+  const auto parameter = [&](int p, int64_t lane) { return params[std::min(lane, n_rows - 1) * stride + p]; };
+  lanes.max_code = static_cast<float>((1 << grid.bits) - 1);
+  if (grid.kind == GridKind::kUniform) {
+    lanes.n_levels = 0;
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-      q[lane] = c * levels[0][lane];
-      codes[lane] = 0.0f;
-      distance[lane] = std::abs(w[lane] - q[lane]);
+      lanes.scale[lane] = parameter(0, lane);
+      lanes.zero[lane] = parameter(1, lane);
     }
-    for (int code = 1; code < 1 << grid.bits; ++code) {
-      const auto value = static_cast<float>(code);
-      for (int64_t lane = 0; lane < kLanes; ++lane) {
-        const float level = c * levels[code][lane];
-        const float d = std::abs(w[lane] - level);
-        const bool nearer = d < distance[lane];
-        q[lane] = nearer ? level : q[lane];
-        codes[lane] = nearer ? value : codes[lane];
-        distance[lane] = nearer ? d : distance[lane];
-      }
-    }
+    return;
   }
-};
+  lanes.n_levels = 1 << grid.bits;
+  float r[kSolverMaxPlanes][kLanes];
+  for (int p = 0; p < grid.bits; ++p) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) r[p][lane] = parameter(p, lane);
+  }
+  plane_levels(r, grid.bits, lanes.levels);
+}
 
 class CpuSolver final : public SolverOps {
  public:
-  explicit CpuSolver(ThreadPool& pool) : pool_(pool) {}
+  CpuSolver(ThreadPool& pool, const SolverKernels& kernels) : pool_(pool), kernels_(kernels) {}
 
   void column_walk(const ColumnWalk& walk) override;
 
@@ -111,6 +73,7 @@ class CpuSolver final : public SolverOps {
   void walk_block(const ColumnWalk& walk, const WalkBlock& block);
 
   ThreadPool& pool_;
+  const SolverKernels& kernels_;
 };
 
 int64_t n_row_tasks(const ColumnWalk& walk) {
@@ -127,7 +90,7 @@ void CpuSolver::fit_group(const ColumnWalk& walk, const ColumnGroup& group) {
   float* c = walk.column_scale.data<float>() + group.begin;
   if (walk.grid.kind == GridKind::kSignPlanes) {
     std::vector<float> r(static_cast<size_t>(rows * n_params));
-    fit_sign_planes({data, rows, group.size, stride}, walk.grid.bits, walk.grid.fit_iterations,
+    fit_sign_planes(kernels_, {data, rows, group.size, stride}, walk.grid.bits, walk.grid.fit_iterations,
                     walk.grid.column_scale, r, {c, static_cast<size_t>(group.size)}, pool_);
     for (int64_t i = 0; i < rows; ++i) std::copy_n(r.data() + i * n_params, n_params, params + i * params_stride);
     return;
@@ -136,7 +99,7 @@ void CpuSolver::fit_group(const ColumnWalk& walk, const ColumnGroup& group) {
   pool_.parallel_for(n_row_tasks(walk), [&](int64_t task, int) {
     const int64_t end = std::min(rows, (task + 1) * kRowsPerTask);
     for (int64_t i = task * kRowsPerTask; i < end; ++i) {
-      const UniformParams fit = fit_uniform(data + i * stride, group.size, walk.grid.bits, walk.grid.clip_search);
+      const UniformParams fit = fit_uniform(kernels_, data + i * stride, group.size, walk.grid.bits, walk.grid.clip_search);
       params[i * params_stride] = fit.scale;
       params[i * params_stride + 1] = fit.zero;
     }
@@ -146,6 +109,7 @@ void CpuSolver::fit_group(const ColumnWalk& walk, const ColumnGroup& group) {
 /// Walks the columns of one part of a block, [begin, end) within a single group, in row tasks. `errors`
 /// and `finished` [rows, width] keep e and the block's final columns for the trailing update.
 struct BlockWalker {
+  const SolverKernels& kernels;
   const ColumnWalk& walk;
   const WalkBlock& block;
   Matrix<float>& errors;
@@ -164,52 +128,35 @@ struct BlockWalker {
     const int64_t n = walk.weight.cols();
     const int64_t width = block.end - begin;  // columns still touched inside the block
     float* weight = walk.weight.data<float>();
-    const float* factor = walk.inverse_factor.empty() ? nullptr : walk.inverse_factor.data<float>();
-    const float* asymmetry = walk.asymmetry.empty() ? nullptr : walk.asymmetry.data<float>();
-    const float* c = walk.column_scale.data<float>();
     uint8_t* codes = walk.codes.data<uint8_t>();
-
-    LaneGrid grid;
-    grid.load(walk.grid, walk.params.data<float>() + row * walk.params.cols() + group.index * walk.grid.n_params(),
-              walk.params.cols(), n_rows);
-    float columns[kBlockColumns][kLanes];
-    for (int64_t k = 0; k < width; ++k) {
-      for (int64_t lane = 0; lane < kLanes; ++lane) {
-        columns[k][lane] = weight[(row + std::min(lane, n_rows - 1)) * n + begin + k];
-      }
+    alignas(64) float columns[kBlockColumns][kLanes];
+    alignas(64) float column_codes[kBlockColumns][kLanes];
+    alignas(64) float column_errors[kBlockColumns][kLanes];
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const float* source = weight + (row + std::min(lane, n_rows - 1)) * n + begin;
+      for (int64_t k = 0; k < width; ++k) columns[k][lane] = source[k];
     }
-    for (int64_t j = begin; j < end; ++j) {
-      float w[kLanes];
-      float q[kLanes];
-      float code[kLanes];
-      float e[kLanes] = {};
-      std::copy_n(columns[j - begin], kLanes, w);
-      grid.quantize(walk.grid, w, c[j], q, code);
-      if (factor != nullptr) {
-        const float* u = factor + j * n;
-        const float inverse = 1.0f / u[j];
-        for (int64_t lane = 0; lane < kLanes; ++lane) e[lane] = (w[lane] - q[lane]) * inverse;
-        for (int64_t k = j - begin + 1; k < width; ++k) {
-          const float u_k = u[begin + k];
-          for (int64_t lane = 0; lane < kLanes; ++lane) columns[k][lane] -= e[lane] * u_k;
-        }
-        if (asymmetry != nullptr) {
-          const float* p = asymmetry + j * n;
-          for (int64_t k = j - begin + 1; k < width; ++k) {
-            const float p_k = p[begin + k];
-            for (int64_t lane = 0; lane < kLanes; ++lane) columns[k][lane] += w[lane] * p_k;
-          }
-        }
-      }
-      std::copy_n(q, kLanes, columns[j - begin]);
-      for (int64_t lane = 0; lane < n_rows; ++lane) {
-        codes[(row + lane) * n + j] = static_cast<uint8_t>(code[lane]);
-        errors(row + lane, j - block.begin) = e[lane];
-        finished(row + lane, j - block.begin) = q[lane];
-      }
-    }
+    WalkLanes lanes{};
+    lanes.columns = columns[0];
+    lanes.n_columns = end - begin;
+    lanes.width = width;
+    lanes.stride = n;
+    if (!walk.inverse_factor.empty()) lanes.factor = walk.inverse_factor.data<float>() + begin * n + begin;
+    if (!walk.asymmetry.empty()) lanes.asymmetry = walk.asymmetry.data<float>() + begin * n + begin;
+    lanes.column_scale = walk.column_scale.data<float>() + begin;
+    lanes.codes = column_codes[0];
+    lanes.errors = column_errors[0];
+    load_grid(walk.grid, walk.params.data<float>() + row * walk.params.cols() + group.index * walk.grid.n_params(),
+              walk.params.cols(), n_rows, lanes);
+    kernels.walk(lanes);
     for (int64_t lane = 0; lane < n_rows; ++lane) {
-      for (int64_t k = 0; k < width; ++k) weight[(row + lane) * n + begin + k] = columns[k][lane];
+      float* target = weight + (row + lane) * n + begin;
+      for (int64_t k = 0; k < width; ++k) target[k] = columns[k][lane];
+      for (int64_t k = 0; k < end - begin; ++k) {
+        codes[(row + lane) * n + begin + k] = static_cast<uint8_t>(column_codes[k][lane]);
+        errors(row + lane, begin - block.begin + k) = column_errors[k][lane];
+        finished(row + lane, begin - block.begin + k) = columns[k][lane];
+      }
     }
   }
 };
@@ -219,7 +166,7 @@ void CpuSolver::walk_block(const ColumnWalk& walk, const WalkBlock& block) {
   const int64_t n = walk.weight.cols();
   Matrix<float> errors(rows, block.end - block.begin);
   Matrix<float> finished(rows, block.end - block.begin);
-  const BlockWalker walker{walk, block, errors, finished};
+  const BlockWalker walker{kernels_, walk, block, errors, finished};
   for (const ColumnGroup& group : walk.groups) {
     const int64_t begin = std::max(group.begin, block.begin);
     const int64_t end = std::min(group.begin + group.size, block.end);
@@ -262,6 +209,8 @@ void CpuSolver::column_walk(const ColumnWalk& walk) {
 
 }  // namespace
 
-std::unique_ptr<SolverOps> make_cpu_solver(ThreadPool& pool) { return std::make_unique<CpuSolver>(pool); }
+std::unique_ptr<SolverOps> make_cpu_solver(ThreadPool& pool, const SolverKernels& kernels) {
+  return std::make_unique<CpuSolver>(pool, kernels);
+}
 
 }  // namespace d2q

@@ -12,6 +12,7 @@
 #include "kernels/cpu/cpu_solver.h"
 #include "kernels/cpu/sign_planes.h"
 #include "kernels/cpu/uniform_grid.h"
+#include "kernels/isa.h"
 
 namespace d2q {
 namespace {
@@ -127,20 +128,23 @@ Grid planes(int bits, bool column_scale) { return {GridKind::kSignPlanes, bits, 
 
 TEST(ColumnWalk, FollowsTheMethodColumnByColumnOnEveryGrid) {
   ThreadPool pool(2);
-  const auto solver = make_cpu_solver(pool);
-  for (const Grid& grid : {uniform(2), uniform(3), uniform(4), uniform(8), planes(2, true), planes(3, true), planes(2, false)}) {
-    // Groups that end with the blocks of 128, so that the literal blocks are the walk's.
-    const Problem problem = random_problem(67, 320, {64, 64, 128, 32, 32}, 5);
-    const ColumnWalk walk = request_for(problem, grid);
-    solver->column_walk(walk);
-    // f32 against f64 over 320 columns of size ~1: targets differ by less than 1e-4.
-    EXPECT_EQ(count_wrong_codes(problem, walk, 2e-4), 0) << "bits " << grid.bits;
+  for (const Isa isa : available_isas()) {
+    const auto solver = make_cpu_solver(pool, solver_kernels(isa));
+    for (const Grid& grid :
+         {uniform(2), uniform(3), uniform(4), uniform(8), planes(2, true), planes(3, true), planes(2, false)}) {
+      // Groups that end with the blocks of 128, so that the literal blocks are the walk's.
+      const Problem problem = random_problem(67, 320, {64, 64, 128, 32, 32}, 5);
+      const ColumnWalk walk = request_for(problem, grid);
+      solver->column_walk(walk);
+      // f32 against f64 over 320 columns of size ~1: targets differ by less than 1e-4.
+      EXPECT_EQ(count_wrong_codes(problem, walk, 2e-4), 0) << name_of(isa) << ", bits " << grid.bits;
+    }
   }
 }
 
 TEST(ColumnWalk, FitsAGroupOnTheWeightsAsTheyAreWhenItStarts) {
   ThreadPool pool(1);
-  const auto solver = make_cpu_solver(pool);
+  const auto solver = make_cpu_solver(pool, kSolverScalar);
   const Problem problem = random_problem(3, 128, {64, 64}, 8);
   const ColumnWalk walk = request_for(problem, uniform(2));
   solver->column_walk(walk);
@@ -153,21 +157,21 @@ TEST(ColumnWalk, FitsAGroupOnTheWeightsAsTheyAreWhenItStarts) {
       const double target = w[static_cast<size_t>(j)];
       const double q = static_cast<double>(walk.weight.data<float>()[row * n + j]);
       const double e = (target - q) / static_cast<double>(problem.factor.data<float>()[j * n + j]);
-      for (int64_t k = 64; k < n; ++k) {
+      for (int64_t k = j + 1; k < n; ++k) {
         w[static_cast<size_t>(k)] -= e * static_cast<double>(problem.factor.data<float>()[j * n + k]) -
                                      target * static_cast<double>(problem.asymmetry.data<float>()[j * n + k]);
       }
     }
     std::vector<float> current(64);
     for (size_t k = 0; k < 64; ++k) current[k] = static_cast<float>(w[k + 64]);
-    const UniformParams expected = fit_uniform(current.data(), 64, 2, true);
+    const UniformParams expected = fit_uniform(kSolverScalar, current.data(), 64, 2, true);
     EXPECT_NEAR(walk.params.data<float>()[row * 4 + 0], expected.scale, 2e-3f * expected.scale);  // fp16 steps
   }
 }
 
 TEST(ColumnWalk, WithoutAFactorRoundsEachWeightToItsNearestLevel) {
   ThreadPool pool(1);
-  const auto solver = make_cpu_solver(pool);
+  const auto solver = make_cpu_solver(pool, kSolverScalar);
   Problem problem = random_problem(18, 100, {64, 36}, 2);
   problem.factor = Tensor{};
   problem.asymmetry = Tensor{};
@@ -192,8 +196,8 @@ TEST(ColumnWalk, GivesTheSameBitsOnAnyNumberOfThreads) {
     const Problem problem = random_problem(150, 200, {64, 8, 128}, 3);
     const ColumnWalk a = request_for(problem, grid);
     const ColumnWalk b = request_for(problem, grid);
-    make_cpu_solver(one)->column_walk(a);
-    make_cpu_solver(three)->column_walk(b);
+    make_cpu_solver(one, kSolverScalar)->column_walk(a);
+    make_cpu_solver(three, kSolverScalar)->column_walk(b);
     EXPECT_TRUE(std::equal(a.codes.data<uint8_t>(), a.codes.data<uint8_t>() + a.codes.size(), b.codes.data<uint8_t>()));
     EXPECT_TRUE(std::equal(a.params.data<float>(), a.params.data<float>() + a.params.size(), b.params.data<float>()));
     EXPECT_TRUE(std::equal(a.weight.data<float>(), a.weight.data<float>() + a.weight.size(), b.weight.data<float>()));
@@ -204,7 +208,7 @@ TEST(ColumnWalk, RefusesGroupsThatDoNotCoverTheColumns) {
   ThreadPool pool(1);
   Problem problem = random_problem(2, 64, {32, 32}, 1);
   problem.groups.pop_back();
-  EXPECT_THROW(make_cpu_solver(pool)->column_walk(request_for(problem, uniform(2))), InternalError);
+  EXPECT_THROW(make_cpu_solver(pool, kSolverScalar)->column_walk(request_for(problem, uniform(2))), InternalError);
 }
 
 }  // namespace

@@ -42,7 +42,7 @@ class CpuDevice final : public Device {
   CpuDevice(ThreadPool& pool, Isa isa)
       : context_(pool, forward_kernels(isa), isa == Isa::kAvx512 && cpu_has_bf16_products()),
         packed_(packed_kernels(isa)),
-        solver_(make_cpu_solver(pool)) {}
+        solver_(make_cpu_solver(pool, solver_kernels(isa))) {}
 
   std::string name() const override {
     return fmt::format("cpu ({}, {} thread{})", context_.kernels.name, context_.pool.n_threads(),

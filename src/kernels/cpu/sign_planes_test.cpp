@@ -92,7 +92,12 @@ double error_of(const std::vector<float>& x, int64_t rows, int64_t cols, int pla
     for (int64_t j = 0; j < cols; ++j) {
       double best = HUGE_VAL;
       for (int code = 0; code < 1 << planes; ++code) {
-        const double w = static_cast<double>(c[static_cast<size_t>(j)]) * static_cast<double>(plane_level(r.data() + i * planes, planes, code));
+        double level = 0.0;
+        for (int p = 0; p < planes; ++p) {
+          const double r_p = static_cast<double>(r[static_cast<size_t>(i * planes + p)]);
+          level += (code >> p & 1) != 0 ? r_p : -r_p;
+        }
+        const double w = static_cast<double>(c[static_cast<size_t>(j)]) * level;
         best = std::min(best, std::abs(static_cast<double>(x[static_cast<size_t>(i * cols + j)]) - w));
       }
       sum += best * best;
@@ -115,7 +120,7 @@ TEST(SignPlanes, TwoPlanesEqualTheLiteralAlternation) {
   const std::vector<float> x = gaussian(rows * cols, 1);
   std::vector<float> r(static_cast<size_t>(rows * 2));
   std::vector<float> c(static_cast<size_t>(cols));
-  fit_sign_planes({x.data(), rows, cols, cols}, 2, 3, true, r, c, pool);
+  fit_sign_planes(kSolverScalar, {x.data(), rows, cols, cols}, 2, 3, true, r, c, pool);
   const LiteralFit literal = literal_two_planes({x.begin(), x.end()}, static_cast<size_t>(rows), static_cast<size_t>(cols), 3);
   // Products c·r are gauge-free; r is stored in fp16 (2^-11), and a code at a tie may fall either way.
   int64_t far = 0;
@@ -140,12 +145,12 @@ TEST(SignPlanes, MoreRoundsNeverFitWorseAndColumnScalesHelpScaledColumns) {
     std::vector<float> c(static_cast<size_t>(cols));
     double last = HUGE_VAL;
     for (const int iterations : {0, 1, 3, 15}) {
-      fit_sign_planes({x.data(), rows, cols, cols}, planes, iterations, true, r, c, pool);
+      fit_sign_planes(kSolverScalar, {x.data(), rows, cols, cols}, planes, iterations, true, r, c, pool);
       const double error = error_of(x, rows, cols, planes, r, c);
       EXPECT_LE(error, last * 1.002) << planes << " planes, " << iterations << " rounds";  // fp16 r
       last = error;
     }
-    fit_sign_planes({x.data(), rows, cols, cols}, planes, 15, false, r, c, pool);
+    fit_sign_planes(kSolverScalar, {x.data(), rows, cols, cols}, planes, 15, false, r, c, pool);
     for (const float value : c) EXPECT_EQ(value, 1.0f);
     EXPECT_GT(error_of(x, rows, cols, planes, r, c), 1.3 * last);
   }
@@ -156,7 +161,7 @@ TEST(SignPlanes, ScalesAreFp16NonNegativeAndTheColumnScaleHasGeometricMeanOne) {
   const std::vector<float> x = gaussian(20 * 33, 3);
   std::vector<float> r(40);
   std::vector<float> c(33);
-  fit_sign_planes({x.data(), 20, 33, 33}, 2, 15, true, r, c, pool);
+  fit_sign_planes(kSolverScalar, {x.data(), 20, 33, 33}, 2, 15, true, r, c, pool);
   double log_sum = 0.0;
   for (const float value : c) log_sum += std::log(static_cast<double>(value));
   EXPECT_NEAR(log_sum, 0.0, 1e-5);
@@ -171,12 +176,12 @@ TEST(SignPlanes, ZeroMatricesAndZeroColumnsStayFinite) {
   std::vector<float> r(8);
   std::vector<float> c(16);
   const std::vector<float> zero(64, 0.0f);
-  fit_sign_planes({zero.data(), 4, 16, 16}, 2, 15, true, r, c, pool);
+  fit_sign_planes(kSolverScalar, {zero.data(), 4, 16, 16}, 2, 15, true, r, c, pool);
   for (const float value : r) EXPECT_EQ(value, 0.0f);
   for (const float value : c) EXPECT_TRUE(std::isfinite(value) && value > 0.0f);
   std::vector<float> x = gaussian(64, 9);
   for (int64_t i = 0; i < 4; ++i) x[static_cast<size_t>(i * 16 + 5)] = 0.0f;
-  fit_sign_planes({x.data(), 4, 16, 16}, 2, 15, true, r, c, pool);
+  fit_sign_planes(kSolverScalar, {x.data(), 4, 16, 16}, 2, 15, true, r, c, pool);
   for (const float value : c) EXPECT_TRUE(std::isfinite(value) && value > 0.0f);
 }
 

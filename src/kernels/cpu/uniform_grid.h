@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "kernels/solver_kernels.h"
+
 namespace d2q {
 
 /// ŵ = scale·(q − zero), q in [0, 2^bits). Both are exact in fp16, as they are stored.
@@ -13,9 +15,7 @@ struct UniformParams {
 
 /// Fits values[0, n). With `clip_search` the range [min, max] (0 included) is shrunk by p = 1 − i/100,
 /// i < 80, and the p with the least Σ|w − ŵ|^2.4 kept; without, p = 1.
-UniformParams fit_uniform(const float* values, int64_t n, int bits, bool clip_search);
-
-/// |x|^2.4 to 1e-5 relative for finite x, 0 for 0; cheap enough for 80 candidates a weight.
-float power_2_4(float x);
+UniformParams fit_uniform(const SolverKernels& kernels, const float* values, int64_t n, int bits,
+                          bool clip_search);
 
 }  // namespace d2q

@@ -119,22 +119,11 @@ float dot_bf16(const uint16_t* w, const float* x, int64_t n) noexcept {
   return sum;
 }
 
-float dot_f16(const uint16_t* w, const float* x, int64_t n) noexcept {
-  float sum = 0.0f;
-  for (int64_t i = 0; i < n; ++i) sum += to_float(Half{w[i]}) * x[i];
-  return sum;
-}
-
-void multiply_add_f16(float* x, float a, const uint16_t* y, int64_t n) noexcept {
-  for (int64_t i = 0; i < n; ++i) x[i] += a * to_float(Half{y[i]});
-}
-
 }  // namespace
 
-const ForwardKernels kForwardScalar = {"scalar",   f32_to_bf16, bf16_to_f32,  f32_to_f16,
-                                       f16_to_f32, rms_norm,    layer_norm,   rotate,
-                                       maximum,    exp_sum,     exp_sum_bf16, scale,
-                                       silu,       gelu_tanh,   add,          multiply_add,
-                                       dot_f32,    dot_bf16,    dot_f16,      multiply_add_f16};
+const ForwardKernels kForwardScalar = {
+    "scalar",   f32_to_bf16, bf16_to_f32, f32_to_f16,   f16_to_f32,   rms_norm,
+    layer_norm, rotate,      maximum,     exp_sum,      exp_sum_bf16, scale,
+    silu,       gelu_tanh,   add,         multiply_add, dot_f32,      dot_bf16};
 
 }  // namespace d2q
