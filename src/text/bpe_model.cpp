@@ -45,7 +45,8 @@ void BpeModel::add_merges(const std::vector<MergeRule>& merges, std::string_view
   table_.assign(std::bit_ceil(merges.size() * 2 + 1), {kNoPair, 0, 0});
   mask_ = table_.size() - 1;
   for (size_t rank = 0; rank < merges.size(); ++rank) {
-    const auto& [left, right] = merges[rank];
+    const std::string& left = merges[rank].first;
+    const std::string& right = merges[rank].second;
     const auto id_of = [&](const std::string& token) {
       const std::optional<int32_t> id = vocabulary_.find(token);
       if (!id) {
