@@ -76,6 +76,10 @@ class ProgressLine {
 
 }  // namespace
 
+void show_note(std::optional<bool> wanted, const std::string& text) {
+  if (wanted.value_or(isatty(STDERR_FILENO) == 1)) std::fprintf(stderr, "%s\n", text.c_str());
+}
+
 ProgressSink make_progress_sink(std::optional<bool> wanted) {
   const bool terminal = isatty(STDERR_FILENO) == 1;
   if (!wanted.value_or(terminal)) {

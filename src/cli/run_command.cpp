@@ -66,15 +66,12 @@ void generate_text(RunCommand& command, const GlobalOptions& global) {
   }
   finish_output();
   throw_if_interrupted();
-  if (auto report = make_progress_sink(global.progress); report && !result.tokens.empty()) {
-    const auto n = static_cast<int64_t>(result.tokens.size());
-    const double rate =
-        result.generate_seconds > 0.0 ? static_cast<double>(n - 1) / result.generate_seconds : 0.0;
-    report(
-        {"run", n, n,
-         fmt::format("{} prompt tokens in {:.2f} s, then {:.1f} tokens/s, ended by {}",
-                     result.prompt_tokens, result.prompt_seconds, rate, to_string(result.reason))});
-  }
+  if (result.tokens.size() < 2) return;
+  show_note(global.progress,
+            fmt::format("{} prompt tokens in {:.2f} s, then {:.1f} tokens/s, ended by {}",
+                        result.prompt_tokens, result.prompt_seconds,
+                        static_cast<double>(result.tokens.size() - 1) / result.generate_seconds,
+                        to_string(result.reason)));
 }
 
 }  // namespace

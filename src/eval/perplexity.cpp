@@ -100,6 +100,8 @@ PerplexityResult perplexity(Device& device, Transformer& transformer, const Toke
   const int64_t batch_windows = std::max<int64_t>(1, kBatchTokens / ctx);
   const auto window = static_cast<size_t>(ctx);
 
+  if (progress) progress({"perplexity", 0, n_windows, ""});
+
   std::vector<double> window_losses;  // a window's mean
   std::vector<double> losses(window - 1);
   while (static_cast<int64_t>(window_losses.size()) < n_windows) {
