@@ -174,6 +174,8 @@ void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, float* y) 
   for (int t = 0; t < kTokens; ++t) out[t] = _mm512_setzero_ps();
   for (int64_t group = 0; group < tile.n_groups; ++group) {
     const uint16_t* scales = tile.scales + group * kParams * kRows;
+    // The parameters are a stream of their own, about a ninth of the codes.
+    _mm_prefetch(reinterpret_cast<const char*>(scales + 512), _MM_HINT_T0);
     int64_t left = group + 1 == tile.n_groups ? tile.last_group_steps : tile.group_steps;
     for (; left > 0; ++block) {
       const int64_t n_steps = left < kBlockSteps ? left : kBlockSteps;
