@@ -4,7 +4,7 @@
 set -eu
 
 build='g++ make cmake ninja-build pkg-config nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev
-  libutf8proc-dev libxxhash-dev libopenblas-dev liblapacke-dev libdnnl-dev libgtest-dev libgmock-dev'
+  libutf8proc-dev libxxhash-dev libopenblas-dev liblapacke-dev libdnnl-dev ocl-icd-opencl-dev libgtest-dev libgmock-dev'
 demo='python3-pip ca-certificates gzip'
 
 wanted=
