@@ -8,14 +8,14 @@ cd "$(dirname "$0")/.."
 model=$(sh tools/fetch_small_model.sh)
 sh tools/fetch_texts.sh
 ppl() {
-  "$d2quant" eval ppl "$1" --text .models/evaluation.txt --ctx 512 --windows 40 --json --progress |
+  "$d2quant" eval ppl "$1" --text .models/evaluation.txt --ctx 512 --windows 24 --json --progress |
     sed -n 's/.*"perplexity": \([0-9.]*\).*/\1/p'
 }
 
 for bits in 3 2; do
   echo "Quantizing to $bits bits ..."
   "$d2quant" quantize "$model" -o ".models/demo-${bits}bit" --bits $bits --group 64 \
-    --calib .models/calibration.txt --samples 32 --seq 512 --overwrite --progress
+    --calib .models/calibration.txt --samples 16 --seq 512 --overwrite --progress
 done
 
 echo "Measuring ..."
