@@ -13,9 +13,19 @@ namespace {
 
 constexpr int64_t kRowsPerTask = 128;
 
+/// The pool cuts the work; a BLAS that also started threads would make results depend on their number.
+void use_one_blas_thread() {
+  static const bool done = [] {
+    openblas_set_num_threads(1);
+    return true;
+  }();
+  static_cast<void>(done);
+}
+
 }  // namespace
 
 std::optional<Matrix<double>> inverse_factor(const Matrix<double>& hessian, double damping) {
+  use_one_blas_thread();
   const int64_t n = hessian.rows();
   D2Q_CHECK(n == hessian.cols() && n > 0, "{}x{}", n, hessian.cols());
   double mean_diagonal = 0.0;
@@ -48,6 +58,7 @@ std::optional<Matrix<double>> inverse_factor(const Matrix<double>& hessian, doub
 
 Matrix<double> asymmetry_matrix(const Matrix<double>& cross_deviation, const Matrix<double>& factor,
                                 double alpha, ThreadPool& pool) {
+  use_one_blas_thread();
   const int64_t n = factor.rows();
   D2Q_CHECK(cross_deviation.rows() == n && cross_deviation.cols() == n, "{}x{} against {}",
             cross_deviation.rows(), cross_deviation.cols(), n);

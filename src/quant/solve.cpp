@@ -1,20 +1,18 @@
 #include "quant/solve.h"
 
-#include <cblas.h>
-
 #include <algorithm>
 #include <cmath>
 #include <optional>
 
 #include "base/error.h"
 #include "linalg/inverse_factor.h"
+#include "linalg/quadratic_form.h"
 
 namespace d2q {
 namespace {
 
 /// The damping ladder: each rung ten times the last, up to the whole mean diagonal.
 constexpr double kLargestDamping = 1.0;
-constexpr int64_t kRowsPerTask = 64;
 
 Tensor to_device(Device& device, const Matrix<double>& matrix) {
   Matrix<float> rounded(matrix.rows(), matrix.cols());
@@ -22,30 +20,6 @@ Tensor to_device(Device& device, const Matrix<double>& matrix) {
   const Tensor tensor = device.allocate(matrix.rows(), matrix.cols(), DType::kF32);
   device.upload(rounded.data(), tensor);
   return tensor;
-}
-
-/// Σ_i left[i]·(M right[i])ᵀ over rows, M [n, n]: one GEMM per row task, sums added in task order.
-double quadratic_form(const Matrix<float>& left, const Matrix<float>& m, const Matrix<float>& right, ThreadPool& pool) {
-  const int64_t rows = left.rows();
-  const int64_t n = m.rows();
-  const int64_t n_tasks = (rows + kRowsPerTask - 1) / kRowsPerTask;
-  std::vector<double> sums(static_cast<size_t>(n_tasks), 0.0);
-  pool.parallel_for(n_tasks, [&](int64_t task, int) {
-    const int64_t begin = task * kRowsPerTask;
-    const int64_t count = std::min(kRowsPerTask, rows - begin);
-    Matrix<float> product(count, n);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, static_cast<int>(count), static_cast<int>(n),
-                static_cast<int>(n), 1.0f, right.row(begin), static_cast<int>(n), m.data(), static_cast<int>(n),
-                0.0f, product.data(), static_cast<int>(n));
-    double sum = 0.0;
-    for (int64_t i = 0; i < count * n; ++i) {
-      sum += static_cast<double>(left.row(begin)[i]) * static_cast<double>(product.data()[i]);
-    }
-    sums[static_cast<size_t>(task)] = sum;
-  });
-  double total = 0.0;
-  for (const double sum : sums) total += sum;
-  return total;
 }
 
 Matrix<float> difference(const Matrix<float>& a, const Matrix<float>& b) {

@@ -1,7 +1,5 @@
 // METHOD.md §4: the walk over columns. Rows are independent but for the column scale of §5.2, so a
 // block of columns is: fit its groups, walk it in row tasks, update what is to its right by GEMM.
-#include <cblas.h>
-
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -9,6 +7,7 @@
 #include "base/error.h"
 #include "base/matrix.h"
 #include "kernels/cpu/cpu_solver.h"
+#include "kernels/cpu/gemm.h"
 #include "kernels/cpu/sign_planes.h"
 #include "kernels/cpu/uniform_grid.h"
 
@@ -106,13 +105,13 @@ void CpuSolver::fit_group(const ColumnWalk& walk, const ColumnGroup& group) {
   });
 }
 
-/// Walks the columns of one part of a block, [begin, end) within a single group, in row tasks. `errors`
-/// and `finished` [rows, width] keep e and the block's final columns for the trailing update.
+/// Walks the columns of one part of a block, [begin, end) within a single group, in row tasks. `negated_errors`
+/// and `finished` [rows, width] keep −e and the block's final columns for the trailing update.
 struct BlockWalker {
   const SolverKernels& kernels;
   const ColumnWalk& walk;
   const WalkBlock& block;
-  Matrix<float>& errors;
+  Matrix<float>& negated_errors;
   Matrix<float>& finished;
 
   void run(ThreadPool& pool, const ColumnGroup& group, int64_t begin, int64_t end) const {
@@ -154,7 +153,7 @@ struct BlockWalker {
       for (int64_t k = 0; k < width; ++k) target[k] = columns[k][lane];
       for (int64_t k = 0; k < end - begin; ++k) {
         codes[(row + lane) * n + begin + k] = static_cast<uint8_t>(column_codes[k][lane]);
-        errors(row + lane, begin - block.begin + k) = column_errors[k][lane];
+        negated_errors(row + lane, begin - block.begin + k) = -column_errors[k][lane];
         finished(row + lane, begin - block.begin + k) = columns[k][lane];
       }
     }
@@ -164,9 +163,9 @@ struct BlockWalker {
 void CpuSolver::walk_block(const ColumnWalk& walk, const WalkBlock& block) {
   const int64_t rows = walk.weight.rows();
   const int64_t n = walk.weight.cols();
-  Matrix<float> errors(rows, block.end - block.begin);
+  Matrix<float> negated_errors(rows, block.end - block.begin);
   Matrix<float> finished(rows, block.end - block.begin);
-  const BlockWalker walker{kernels_, walk, block, errors, finished};
+  const BlockWalker walker{kernels_, walk, block, negated_errors, finished};
   for (const ColumnGroup& group : walk.groups) {
     const int64_t begin = std::max(group.begin, block.begin);
     const int64_t end = std::min(group.begin + group.size, block.end);
@@ -178,15 +177,14 @@ void CpuSolver::walk_block(const ColumnWalk& walk, const WalkBlock& block) {
   if (walk.inverse_factor.empty() || rest == 0) return;
   pool_.parallel_for(n_row_tasks(walk), [&](int64_t task, int) {
     const int64_t row = task * kRowsPerTask;
-    const auto m = static_cast<int>(std::min(kRowsPerTask, rows - row));
-    const auto k = static_cast<int>(block.end - block.begin);
-    const auto trailing = [&](float alpha, const Matrix<float>& left, const Tensor& right) {
-      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, static_cast<int>(rest), k, alpha, left.row(row), k,
-                  right.data<float>() + block.begin * n + block.end, static_cast<int>(n), 1.0f,
-                  walk.weight.data<float>() + row * n + block.end, static_cast<int>(n));
+    const int64_t m = std::min(kRowsPerTask, rows - row);
+    const int64_t k = block.end - block.begin;
+    const auto trailing = [&](const Matrix<float>& left, const Tensor& right) {
+      gemm_f32(false, false, m, rest, k, left.row(row), k, right.data<float>() + block.begin * n + block.end, n, 1.0f,
+               walk.weight.data<float>() + row * n + block.end, n);
     };
-    trailing(-1.0f, errors, walk.inverse_factor);
-    if (!walk.asymmetry.empty()) trailing(1.0f, finished, walk.asymmetry);
+    trailing(negated_errors, walk.inverse_factor);
+    if (!walk.asymmetry.empty()) trailing(finished, walk.asymmetry);
   });
 }
 

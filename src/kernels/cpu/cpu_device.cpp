@@ -1,11 +1,12 @@
 // The CPU's Device: owns host memory and hands every operation to its file.
-#include <cstdlib>
 #include <cstring>
-#include <new>
+#include <memory>
+#include <utility>
 
 #include "base/checked.h"
 #include "kernels/cpu/cpu_solver.h"
 #include "kernels/cpu/forward_ops.h"
+#include "kernels/cpu/memory_pool.h"
 #include "kernels/cpu/packed_linear.h"
 #include "kernels/isa.h"
 
@@ -24,18 +25,8 @@ const ForwardKernels& forward_kernels(Isa isa) {
   return kForwardScalar;
 }
 
-/// Uninitialised host memory, 64-byte aligned.
-Tensor allocate_host(int64_t rows, int64_t cols, DType dtype) {
-  D2Q_CHECK(rows >= 0 && cols >= 0, "{}x{}", rows, cols);
-  const uint64_t count =
-      checked_mul(static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), "tensor");
-  const uint64_t bytes = checked_mul(count, static_cast<uint64_t>(size_of(dtype)), "tensor");
-  const uint64_t padded = checked_add(bytes, 63, "tensor") / 64 * 64;
-  void* memory = std::aligned_alloc(64, padded == 0 ? 64 : padded);
-  if (memory == nullptr) throw std::bad_alloc();
-  std::shared_ptr<void> buffer(memory, [](void* pointer) { std::free(pointer); });
-  return {std::move(buffer), memory, rows, cols, dtype};
-}
+/// Freed tensors kept for reuse: about the temporaries of one block's stage.
+constexpr uint64_t kPoolBytes = 256u << 20;
 
 class CpuDevice final : public Device {
  public:
@@ -51,7 +42,13 @@ class CpuDevice final : public Device {
   bool has_fast_bf16() const override { return context_.has_bf16_products; }
 
   Tensor allocate(int64_t rows, int64_t cols, DType dtype) override {
-    return allocate_host(rows, cols, dtype);
+    D2Q_CHECK(rows >= 0 && cols >= 0, "{}x{}", rows, cols);
+    const uint64_t count =
+        checked_mul(static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), "tensor");
+    std::shared_ptr<void> buffer =
+        memory_->allocate(checked_mul(count, static_cast<uint64_t>(size_of(dtype)), "tensor"));
+    void* data = buffer.get();
+    return {std::move(buffer), data, rows, cols, dtype};
   }
   void upload(const void* host, const Tensor& destination) override {
     if (!destination.empty()) {
@@ -120,6 +117,7 @@ class CpuDevice final : public Device {
 
  private:
   CpuContext context_;
+  std::shared_ptr<MemoryPool> memory_ = std::make_shared<MemoryPool>(kPoolBytes);
   const PackedKernels& packed_;
   std::unique_ptr<SolverOps> solver_;
 };
