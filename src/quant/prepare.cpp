@@ -37,6 +37,10 @@ PreparedSource::PreparedSource(std::shared_ptr<const WeightSource> base, Rotatio
     }
     for (const ModuleName& writer : {modules.o, modules.down}) places_[name(writer)] = {Role::kWriter, ""};
   }
+  for (const auto& [module, place] : places_) {
+    if (place.role != Role::kNorm || !base_->has(module + std::string(kBias))) continue;
+    fail(ErrorCode::kUnsupported, "{}: a norm with a bias cannot be fused into the linears behind it; use --rotate none", module);
+  }
 }
 
 bool PreparedSource::has(const std::string& name) const {

@@ -17,7 +17,7 @@ namespace d2q {
 class PreparedSource final : public WeightSource {
  public:
   /// Throws Error{kUnsupported} for families whose norms subtract a mean or that learn positions:
-  /// rotating those is not an identity.
+  /// rotating those is not an identity. The same for a model whose norms have a bias.
   PreparedSource(std::shared_ptr<const WeightSource> base, Rotation rotation, ThreadPool& pool);
 
   const ModelConfig& config() const override { return config_; }
