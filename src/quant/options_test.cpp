@@ -1,0 +1,109 @@
+#include "quant/options.h"
+
+#include <cmath>
+#include <functional>
+
+#include "base/testing/expect_error.h"
+
+namespace d2q {
+namespace {
+
+QuantizeOptions valid_options() {
+  QuantizeOptions options = preset_options("paper");
+  options.calibration = "text.txt";
+  return options;
+}
+
+struct Mistake {
+  std::function<void(QuantizeOptions&)> make;
+  const char* message;
+};
+
+TEST(Options, ThePaperPresetIsThePapersMethod) {
+  const QuantizeOptions options = preset_options("paper");
+  EXPECT_EQ(options.bits, 2);
+  EXPECT_EQ(options.group_size, 128);
+  EXPECT_EQ(options.method, QuantMethod::kD2Quant);
+  EXPECT_EQ(options.rotation, RotationKind::kBlock);
+  EXPECT_TRUE(options.dual_scale);
+  EXPECT_TRUE(options.deviation_correction);
+  EXPECT_EQ(options.alpha, 0.25);
+  EXPECT_EQ(options.damping, 0.01);
+  EXPECT_EQ(options.samples, 128);
+  EXPECT_EQ(options.sequence_length, 2048);
+  EXPECT_EQ(options.seed, 0u);
+}
+
+TEST(Options, AnUnknownPresetIsNamed) {
+  D2Q_EXPECT_ERROR(preset_options("fastest"), ErrorCode::kInvalidArgument, "'fastest'");
+}
+
+TEST(Options, TheLimitsThemselvesAreAllowed) {
+  for (const int bits : {2, 3, 4, 8}) {
+    QuantizeOptions options = valid_options();
+    options.bits = bits;
+    EXPECT_NO_THROW(validate(options)) << bits;
+  }
+  QuantizeOptions smallest = valid_options();
+  smallest.group_size = 8;
+  smallest.samples = 1;
+  smallest.sequence_length = 2;
+  smallest.alpha = 0.0;
+  smallest.damping = 1e-12;
+  smallest.layers = {{"down_proj", 0, 0}, {"^model\\.layers\\.0\\.", 8, 8}};
+  smallest.keep = {"o_proj$"};
+  EXPECT_NO_THROW(validate(smallest));
+  QuantizeOptions largest = valid_options();
+  largest.group_size = 65536;
+  largest.samples = 1'000'000;
+  largest.sequence_length = 131072;
+  largest.alpha = 1.0;
+  largest.damping = 1.0;
+  largest.products = DType::kBF16;
+  EXPECT_NO_THROW(validate(largest));
+}
+
+TEST(Options, PlainRoundingNeedsNoCalibration) {
+  QuantizeOptions options = valid_options();
+  options.calibration.clear();
+  D2Q_EXPECT_ERROR(validate(options), ErrorCode::kInvalidArgument, "--calib");
+  options.method = QuantMethod::kRtn;
+  EXPECT_NO_THROW(validate(options));
+}
+
+TEST(Options, EveryMistakeIsAnErrorThatNamesTheOption) {
+  using Options = QuantizeOptions;
+  const Mistake mistakes[] = {
+      {[](Options& o) { o.bits = 1; }, "--bits 1"},
+      {[](Options& o) { o.bits = 5; }, "--bits 5"},
+      {[](Options& o) { o.bits = -2; }, "--bits -2"},
+      {[](Options& o) { o.group_size = 7; }, "--group: group size 7"},
+      {[](Options& o) { o.group_size = 65537; }, "65537"},
+      {[](Options& o) { o.samples = 0; }, "--samples 0"},
+      {[](Options& o) { o.samples = 1'000'001; }, "--samples 1000001"},
+      {[](Options& o) { o.sequence_length = 1; }, "--seq 1"},
+      {[](Options& o) { o.sequence_length = 131073; }, "--seq 131073"},
+      {[](Options& o) { o.alpha = -0.1; }, "--alpha -0.1"},
+      {[](Options& o) { o.alpha = 1.5; }, "--alpha 1.5"},
+      {[](Options& o) { o.alpha = NAN; }, "--alpha nan"},
+      {[](Options& o) { o.damping = 0.0; }, "--damp"},
+      {[](Options& o) { o.damping = 1.01; }, "--damp"},
+      {[](Options& o) { o.damping = NAN; }, "--damp"},
+      {[](Options& o) { o.shift_gate = {ShiftGate::Kind::kSnr, -1.0}; }, "--dac-gate"},
+      {[](Options& o) { o.shift_gate = {ShiftGate::Kind::kTopFraction, NAN}; }, "--dac-gate"},
+      {[](Options& o) { o.products = DType::kF16; }, "products"},
+      {[](Options& o) { o.layers = {{"([", 2, 64}}; }, "'(['"},
+      {[](Options& o) { o.layers = {{"down", 7, 64}}; }, "bits 7"},
+      {[](Options& o) { o.layers = {{"down", 2, 4}}; }, "--layer"},
+      {[](Options& o) { o.keep = {"*"}; }, "--keep"},
+  };
+  for (const Mistake& mistake : mistakes) {
+    QuantizeOptions options = valid_options();
+    mistake.make(options);
+    SCOPED_TRACE(mistake.message);
+    D2Q_EXPECT_ERROR(validate(options), ErrorCode::kInvalidArgument, mistake.message);
+  }
+}
+
+}  // namespace
+}  // namespace d2q
