@@ -50,8 +50,10 @@ InputSetSolver::InputSetSolver(Device& device, ThreadPool& pool, Matrix<float> g
       damping_(damping),
       dead_(static_cast<size_t>(n_inputs_), false) {
   D2Q_CHECK(gram_.cols() == n_inputs_, "gram {}x{}", n_inputs_, gram_.cols());
-  for (const float value : gram_.span()) {
-    if (!std::isfinite(value)) fail(ErrorCode::kNumeric, "{}: the input statistics hold NaN or Inf; the activations overflow", subject);
+  for (const Matrix<float>* sums : {&gram_, &cross}) {
+    for (const float value : sums->span()) {
+      if (!std::isfinite(value)) fail(ErrorCode::kNumeric, "{}: the input statistics hold NaN or Inf; the activations overflow", subject);
+    }
   }
   for (int64_t j = 0; j < n_inputs_; ++j) dead_[static_cast<size_t>(j)] = gram_(j, j) == 0.0f;
   if (cross.empty()) return;
