@@ -70,11 +70,11 @@ void add_eval_command(CLI::App& app, Program& program) {
   ppl.add_option("--windows", command->options.max_windows,
                  "Score only the first N windows; 0 is all")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30));
   ppl.add_option("--limit-bytes", command->options.limit_bytes,
                  "Read only the first N bytes of the text; 0 is all")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 36));
   add_precision_option(ppl, command->precision, "f32");
   ppl.add_flag("--json", command->json, "Print one JSON object, numbers unrounded");
   ppl.callback([command, &program] {

@@ -25,7 +25,7 @@ void handle_interrupts() {
 bool interrupted() noexcept { return interrupt_seen != 0; }
 
 void throw_if_interrupted() {
-  if (interrupted()) fail(ErrorCode::kInterrupted, "interrupted; what was finished is kept");
+  if (interrupted()) fail(ErrorCode::kInterrupted, "interrupted");
 }
 
 }  // namespace d2q::cli

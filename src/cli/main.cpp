@@ -2,6 +2,8 @@
 #include <cstdio>
 #include <exception>
 #include <new>
+#include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "cli/commands.h"
@@ -18,6 +20,23 @@ int report(ExitCode code, const char* message) {
   return code;
 }
 
+/// One sentence about arguments that do not parse, and where the right ones are listed.
+std::string describe(const CLI::App& app, const CLI::ParseError& error) {
+  const std::vector<CLI::App*> chosen = app.get_subcommands();
+  if (chosen.empty()) {
+    const std::vector<std::string> unknown = app.remaining();
+    if (unknown.empty()) return "no subcommand given; d2quant --help lists them";
+    return "'" + unknown.front() + "' is no subcommand; d2quant --help lists them";
+  }
+  std::string command = "d2quant";
+  for (const CLI::App* level = chosen.front(); level != nullptr;) {
+    command += " " + level->get_name();
+    const std::vector<CLI::App*> below = level->get_subcommands();
+    level = below.empty() ? nullptr : below.front();
+  }
+  return std::string(error.what()) + "; see " + command + " --help";
+}
+
 int run(int argc, char** argv) {
   CLI::App app;
   app.name("d2quant");
@@ -27,8 +46,7 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    app.exit(error);
-    return kWrongUsage;
+    return report(kWrongUsage, describe(app, error).c_str());
   }
   d2q::cli::handle_interrupts();
   program.action();

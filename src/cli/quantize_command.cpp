@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "base/file_io.h"
 #include "cli/commands.h"
 #include "cli/layer_override.h"
@@ -26,7 +27,7 @@ namespace {
 struct QuantizeCommand {
   std::string model;
   std::string output;
-  std::string preset = "paper";
+  std::string preset = "best";
   std::string precision = "auto";
   std::optional<int> bits;
   std::optional<int64_t> group_size;
@@ -34,6 +35,7 @@ struct QuantizeCommand {
   std::optional<std::string> rotation;
   std::optional<double> alpha;
   std::optional<double> damping;
+  std::optional<int> refine_rounds;
   std::optional<std::string> calibration;
   std::optional<int64_t> samples;
   std::optional<int64_t> sequence_length;
@@ -82,6 +84,7 @@ QuantizeOptions make_options(const QuantizeCommand& command, const Device& devic
   set_if_given(options.group_size, command.group_size);
   set_if_given(options.alpha, command.alpha);
   set_if_given(options.damping, command.damping);
+  set_if_given(options.refine_rounds, command.refine_rounds);
   set_if_given(options.calibration, command.calibration);
   set_if_given(options.samples, command.samples);
   set_if_given(options.sequence_length, command.sequence_length);
@@ -99,6 +102,8 @@ QuantizeOptions make_options(const QuantizeCommand& command, const Device& devic
   options.resume = command.resume;
   options.overwrite = command.overwrite;
   options.tool_version = kVersion;
+  // What a run costs does not depend on the words of the text.
+  if (command.dry_run && options.calibration.empty()) options.calibration = "self";
   validate(options);
   return options;
 }
@@ -129,6 +134,19 @@ void print_report(const QuantizeCommand& command, const nlohmann::json& report) 
                          format_bytes(report.at("peak_memory_bytes").get<double>())));
 }
 
+/// Writes the folder and returns the report. An interruption says how to go on.
+nlohmann::json quantize_to_folder(const QuantizeCommand& command, const QuantizeOptions& options,
+                                  Runtime& runtime, const ProgressSink& progress) {
+  try {
+    return quantize(command.model, command.output, options, runtime.device(), runtime.pool(),
+                    progress);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kInterrupted) throw;
+    fail(ErrorCode::kInterrupted,
+         "interrupted; the finished blocks are kept, the same command with --resume goes on");
+  }
+}
+
 void quantize_model(const QuantizeCommand& command, const GlobalOptions& global) {
   if (command.output.empty() && !command.dry_run)
     throw UsageError("--output is required without --dry-run");
@@ -136,8 +154,8 @@ void quantize_model(const QuantizeCommand& command, const GlobalOptions& global)
   Runtime runtime(global);
   const QuantizeOptions options = as_usage([&] { return make_options(command, runtime.device()); });
   if (command.dry_run) return print_plan(command, plan_quantization(command.model, options));
-  print_report(command, quantize(command.model, command.output, options, runtime.device(),
-                                 runtime.pool(), make_progress_sink(global.progress)));
+  print_report(command, quantize_to_folder(command, options, runtime,
+                                           make_progress_sink(global.progress)));
 }
 
 template <typename Map>
@@ -148,7 +166,7 @@ std::vector<std::string> names(const Map& map) {
 }
 
 void add_method_options(CLI::App& quantize, QuantizeCommand& command) {
-  quantize.add_option("--preset", command.preset, "Settings that the other options change: paper")
+  quantize.add_option("--preset", command.preset, "Settings that the other options change: best, fast, or paper (the published method)")
       ->capture_default_str();
   quantize.add_option("--bits", command.bits, "Bits a weight: 2, 3, 4 or 8 [preset]");
   quantize.add_option("--group", command.group_size, "Columns that share scales [preset]");
@@ -163,6 +181,8 @@ void add_method_options(CLI::App& quantize, QuantizeCommand& command) {
   quantize.add_option(
       "--dac-gate", command.shift_gate,
       "Channels that the correction may shift: snr=T, top=T (fraction) or explained=T [preset]");
+  quantize.add_option("--refine", command.refine_rounds,
+                      "Rounds of scale refit and code descent; presets best and fast only [preset]");
   quantize.add_option("--alpha", command.alpha,
                       "Weight of the asymmetric term; 0 is GPTQ [preset]");
   quantize.add_option("--damping", command.damping,

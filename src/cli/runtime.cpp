@@ -36,6 +36,13 @@ void check_model_exists(const std::filesystem::path& path) {
          "{}: no such model; expected a Hugging Face folder, a GGUF file or a d2quant folder",
          path.string());
   }
+  if (std::filesystem::is_directory(path, ignored) &&
+      !std::filesystem::exists(path / "config.json", ignored)) {
+    fail(ErrorCode::kNotFound,
+         "{}: no config.json in this folder; expected a Hugging Face folder, a GGUF file or a "
+         "d2quant folder",
+         path.string());
+  }
 }
 
 void add_precision_option(CLI::App& command, std::string& precision,

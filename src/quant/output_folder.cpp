@@ -64,6 +64,12 @@ void write_shard(const fs::path& path, const std::vector<ShardTensor>& tensors,
   writer.finish();
 }
 
+/// Whether --overwrite may remove `path`: nothing but what this program wrote, however it was named.
+bool is_replaceable(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(path / "d2quant.json", error) || (fs::is_directory(path, error) && fs::is_empty(path, error));
+}
+
 void remove_folder(const fs::path& path) {
   std::error_code error;
   fs::remove_all(path, error);
@@ -78,6 +84,9 @@ OutputFolder::OutputFolder(fs::path path, const nlohmann::json& identity, const 
   partial_ += ".partial";
   if (fs::exists(path_) && !overwrite) {
     fail(ErrorCode::kInvalidArgument, "{}: exists already; choose another --output or pass --overwrite", path_.string());
+  }
+  if (fs::exists(path_) && !is_replaceable(path_)) {
+    fail(ErrorCode::kInvalidArgument, "{}: is not a d2quant folder, and --overwrite replaces no other; choose another --output", path_.string());
   }
   if (fs::exists(partial_) && !resume) {
     if (!overwrite) {

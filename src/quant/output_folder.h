@@ -19,8 +19,9 @@ class OutputFolder {
  public:
   /// `path` is the final name; work goes on in "<path>.partial". `identity` is what must agree for a
   /// resume: options, calibration and model. `config` is written at once, so that the finished blocks can
-  /// be opened as a model. Throws Error{kInvalidArgument} when `path` exists and not `overwrite`, when
-  /// unfinished work is there and neither `resume` nor `overwrite`, and when the identity differs.
+  /// be opened as a model. Throws Error{kInvalidArgument} when `path` exists and not `overwrite` or is
+  /// neither empty nor a packed folder, when unfinished work is there and neither `resume` nor `overwrite`,
+  /// and when the identity differs.
   OutputFolder(std::filesystem::path path, const nlohmann::json& identity, const nlohmann::json& config,
                int64_t n_blocks, bool resume, bool overwrite);
 

@@ -126,6 +126,21 @@ TEST_F(ModelCommands, DryRunPrintsThePlanAndWritesNothing) {
   EXPECT_FALSE(std::filesystem::exists(output_));
 }
 
+TEST_F(ModelCommands, APlanNeedsNoCalibrationText) {
+  const auto result = run_d2quant({"quantize", model_, "-o", output_, "--dry-run"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+}
+
+TEST_F(ModelCommands, OverwriteReplacesNothingButAPackedFolder) {
+  const auto others = folder_.path() / "packed";
+  std::filesystem::create_directory(others);
+  folder_.write("packed/letter.txt", "not ours");
+  const auto result = run_d2quant(quantize_arguments({"--overwrite"}));
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_NE(result.err.find("is not a d2quant folder"), std::string::npos) << result.err;
+  EXPECT_TRUE(std::filesystem::exists(others / "letter.txt"));
+}
+
 TEST_F(ModelCommands, QuantizeWritesAFolderThatEveryCommandReads) {
   const auto report = parse(run_d2quant(quantize_arguments({"--bits", "2", "--json"})));
   EXPECT_GT(report.at("bits_per_weight").get<double>(), 2.0);

@@ -17,7 +17,8 @@ void expect_failure(const ProcessResult& result, int exit_code, const std::strin
   EXPECT_EQ(result.exit_code, exit_code) << result.err;
   EXPECT_EQ(result.out, "");
   EXPECT_NE(result.err.find(part), std::string::npos) << result.err;
-  EXPECT_TRUE(result.err.ends_with("\n"));
+  EXPECT_TRUE(result.err.starts_with("d2quant: ")) << result.err;
+  EXPECT_EQ(result.err.find('\n'), result.err.size() - 1) << result.err;
 }
 
 TEST(CommandLine, HelpGoesToStdoutAndExitsWithZero) {
@@ -37,7 +38,7 @@ TEST(CommandLine, VersionIsTheLibrarys) {
 
 TEST(CommandLine, WrongUsageExitsWithTwo) {
   expect_failure(run_d2quant({}), 2, "subcommand");
-  expect_failure(run_d2quant({"frobnicate"}), 2, "subcommand");
+  expect_failure(run_d2quant({"frobnicate"}), 2, "'frobnicate'");
   expect_failure(run_d2quant({"run", "model", "-p", "x", "--frob"}), 2, "--frob");
   expect_failure(run_d2quant({"eval", "ppl", "model"}), 2, "--text");
   expect_failure(run_d2quant({"eval", "ppl", "model", "--text", "t", "--ctx", "1"}), 2, "--ctx");

@@ -4,9 +4,13 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <memory>
+#include <string>
 #include <vector>
 
+#include "base/file_io.h"
 #include "base/thread_pool.h"
+#include "eval/perplexity.h"
 #include "kernels/device.h"
 #include "model/transformer.h"
 #include "support/process.h"
@@ -92,6 +96,24 @@ TEST_F(PackedAgainstDense, LogitsAgreeWithinAThousandth) {
   // bound.
   const auto stepped = logits_of(*device, source, ids, true);
   EXPECT_LT(relative_difference(stepped, dense), 1e-3);
+}
+
+TEST_F(PackedAgainstDense, PerplexitiesAgreeWithinAThousandth) {
+  ThreadPool pool(2);
+  const auto device = make_cpu_device(pool);
+  const std::shared_ptr<const WeightSource> source = open_model(path_);
+  const auto tokenizer = load_tokenizer(path_);
+  const char* given = std::getenv("D2Q_TEST_TEXT");
+  const std::string text = given != nullptr ? read_file(given, 1u << 30) : tiny_text(4000);
+  PerplexityOptions options;
+  options.ctx = 256;
+  options.max_windows = 4;
+  const auto perplexity_of = [&](std::shared_ptr<const WeightSource> weights) {
+    Transformer transformer(*device, std::move(weights), DType::kF32);
+    return perplexity(*device, transformer, *tokenizer, text, options, {}).perplexity;
+  };
+  const double dense = perplexity_of(std::make_shared<DenseView>(source));
+  EXPECT_NEAR(perplexity_of(source), dense, 1e-3 * dense);
 }
 
 }  // namespace
