@@ -29,6 +29,23 @@ struct WalkLanes {
   float* errors;  // out [n_columns][16], e of METHOD.md §4
 };
 
+/// One group of columns of up to 16 rows in a sweep of coordinate descent, METHOD.md §8.4.
+struct DescentLanes {
+  float* weights;         // [n_columns][16] ŵ, in and out
+  float* gradient;        // [n_columns][16] (ŵ − w*) H of these columns, in and out
+  const float* hessian;   // row k of the group's diagonal block at hessian + k * stride
+  int64_t n_columns;
+  int64_t stride;
+  const float* column_scale;  // [n_columns]
+  int n_levels;               // 0: uniform grid, else sign-plane levels
+  float levels[kSolverMaxLevels][kSolverLanes];
+  float scale[kSolverLanes];  // uniform
+  float zero[kSolverLanes];
+  float max_code;
+  float* codes;   // in and out [n_columns][16]
+  float* change;  // out [n_columns][16], new ŵ − old ŵ
+};
+
 struct SolverKernels {
   const char* name;
 
@@ -52,6 +69,7 @@ struct SolverKernels {
                        int32_t* codes) noexcept;
 
   void (*walk)(const WalkLanes& lanes) noexcept;
+  void (*descend)(const DescentLanes& lanes) noexcept;
 };
 
 extern const SolverKernels kSolverScalar;

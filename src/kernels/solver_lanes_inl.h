@@ -129,34 +129,40 @@ void assign_codes(const float* x, const float* c, const float* levels, int n_lev
   }
 }
 
+/// Nearest level of a grid to w: both structs that hold one name its parts alike.
+template <typename Grid>
+D2Q_LANES_INLINE void nearest_level(const Grid& grid, float c, Lanes w, Lanes& q, Lanes& code) {
+  const Lanes zero = w * 0.0f;
+  if (grid.n_levels == 0) {
+    const Lanes scale = load_lanes(grid.scale);
+    const Lanes zero_code = load_lanes(grid.zero);
+    const Lanes largest = zero + grid.max_code;
+    code = round_even(w / scale + zero_code);
+    code = select_lanes(code < 0.0f, zero, code);
+    code = select_lanes(code > largest, largest, code);
+    q = scale * (code - zero_code);
+    return;
+  }
+  q = c * load_lanes(grid.levels[0]);
+  code = zero;
+  Lanes distance = absolute(w - q);
+  for (int k = 1; k < grid.n_levels; ++k) {
+    const Lanes level = c * load_lanes(grid.levels[k]);
+    const Lanes d = absolute(w - level);
+    const IntLanes nearer = d < distance;
+    q = select_lanes(nearer, level, q);
+    code = select_lanes(nearer, zero + static_cast<float>(k), code);
+    distance = select_lanes(nearer, d, distance);
+  }
+}
+
 void walk(const WalkLanes& lanes) noexcept {
   const Lanes zero = load_lanes(lanes.columns) * 0.0f;
-  const Lanes scale = load_lanes(lanes.scale);
-  const Lanes zero_code = load_lanes(lanes.zero);
-  const Lanes largest = zero + lanes.max_code;
   for (int64_t j = 0; j < lanes.n_columns; ++j) {
     const Lanes w = load_lanes(lanes.columns + j * kSolverLanes);
     Lanes q;
     Lanes code;
-    if (lanes.n_levels == 0) {
-      code = round_even(w / scale) + zero_code;
-      code = select_lanes(code < 0.0f, zero, code);
-      code = select_lanes(code > largest, largest, code);
-      q = scale * (code - zero_code);
-    } else {
-      const float c = lanes.column_scale[j];
-      q = c * load_lanes(lanes.levels[0]);
-      code = zero;
-      Lanes distance = absolute(w - q);
-      for (int k = 1; k < lanes.n_levels; ++k) {
-        const Lanes level = c * load_lanes(lanes.levels[k]);
-        const Lanes d = absolute(w - level);
-        const IntLanes nearer = d < distance;
-        q = select_lanes(nearer, level, q);
-        code = select_lanes(nearer, zero + static_cast<float>(k), code);
-        distance = select_lanes(nearer, d, distance);
-      }
-    }
+    nearest_level(lanes, lanes.column_scale[j], w, q, code);
     Lanes e = zero;
     if (lanes.factor != nullptr) {
       const float* u = lanes.factor + j * lanes.stride;
@@ -177,6 +183,30 @@ void walk(const WalkLanes& lanes) noexcept {
     store_lanes(lanes.columns + j * kSolverLanes, q);
     store_lanes(lanes.codes + j * kSolverLanes, code);
     store_lanes(lanes.errors + j * kSolverLanes, e);
+  }
+}
+
+void descend(const DescentLanes& lanes) noexcept {
+  for (int64_t j = 0; j < lanes.n_columns; ++j) {
+    const float* h = lanes.hessian + j * lanes.stride;
+    float* weight = lanes.weights + j * kSolverLanes;
+    const Lanes old = load_lanes(weight);
+    const Lanes minimum = old - load_lanes(lanes.gradient + j * kSolverLanes) * (1.0f / h[j]);
+    Lanes q;
+    Lanes code;
+    nearest_level(lanes, lanes.column_scale[j], minimum, q, code);
+    // Rounding must not trade a level for an equally good one: J would wander without falling.
+    const IntLanes nearer = absolute(minimum - q) < absolute(minimum - old);
+    q = select_lanes(nearer, q, old);
+    code = select_lanes(nearer, code, load_lanes(lanes.codes + j * kSolverLanes));
+    const Lanes change = q - old;
+    store_lanes(weight, q);
+    store_lanes(lanes.codes + j * kSolverLanes, code);
+    store_lanes(lanes.change + j * kSolverLanes, change);
+    for (int64_t k = 0; k < lanes.n_columns; ++k) {
+      float* gradient = lanes.gradient + k * kSolverLanes;
+      store_lanes(gradient, load_lanes(gradient) + change * h[k]);
+    }
   }
 }
 

@@ -43,11 +43,32 @@ struct ColumnWalk {
   Tensor column_scale;    // out: [1, in], c (1 where none is fitted); geometric mean 1 in each group
 };
 
+/// In and out of SolverOps::refit_scales and refine_codes (METHOD.md §8.3, §8.4), which lower
+/// J = Σ_rows (ŵ − w*) H (ŵ − w*)ᵀ. All tensors f32 unless said; columns in walking order.
+struct Refinement {
+  Tensor target;          // [out, in] W*
+  Tensor hessian;         // [in, in] damped, positive definite
+  Tensor target_product;  // [out, in] W*·H
+  Grid grid;
+  std::span<const ColumnGroup> groups;
+  Tensor column_scale;  // [1, in] c
+  Tensor codes;         // [out, in] u8, in and out
+  Tensor params;        // [out, n_groups * n_params], in and out
+  Tensor weight;        // [out, in] ŵ, in and out
+};
+
 class SolverOps {
  public:
   virtual ~SolverOps() = default;
   /// Walks the columns once. O(out·in²) flops. Rows in parallel; same result on any thread count.
   virtual void column_walk(const ColumnWalk& walk) = 0;
+  /// §8.3: with the codes fixed, each row's parameters by least squares under H, through the block
+  /// structure of the normal equations. K·2·out·in² flops by GEMM (half by symmetry), K = n_params.
+  virtual void refit_scales(const Refinement& refinement) = 0;
+  /// §8.4: one sweep of coordinate descent over the codes. 4·out·in² flops by GEMM.
+  virtual void refine_codes(const Refinement& refinement) = 0;
+  /// J of the weights as they stand, summed over rows.
+  virtual double objective(const Refinement& refinement) = 0;
 };
 
 }  // namespace d2q

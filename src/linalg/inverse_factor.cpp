@@ -85,4 +85,24 @@ Matrix<double> asymmetry_matrix(const Matrix<double>& cross_deviation, const Mat
   return result;
 }
 
+Matrix<double> asymmetric_target_map(const Matrix<double>& cross_deviation, const Matrix<double>& factor,
+                                     double alpha, ThreadPool& pool) {
+  use_one_blas_thread();
+  const int64_t n = factor.rows();
+  D2Q_CHECK(cross_deviation.rows() == n && cross_deviation.cols() == n, "{}x{} against {}",
+            cross_deviation.rows(), cross_deviation.cols(), n);
+  Matrix<double> result(n, n);
+  const auto width = static_cast<int>(n);
+  pool.parallel_for((n + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
+    const int64_t begin = task * kRowsPerTask;
+    const auto rows = static_cast<int>(std::min(kRowsPerTask, n - begin));
+    Matrix<double> left(rows, n);
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, width, width, alpha, cross_deviation.row(begin), width,
+                factor.data(), width, 0.0, left.data(), width);
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, width, width, 1.0, left.data(), width, factor.data(),
+                width, 0.0, result.row(begin), width);
+  });
+  return result;
+}
+
 }  // namespace d2q

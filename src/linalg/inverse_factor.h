@@ -18,4 +18,9 @@ std::optional<Matrix<double>> inverse_factor(const Matrix<double>& hessian, doub
 Matrix<double> asymmetry_matrix(const Matrix<double>& cross_deviation, const Matrix<double>& factor,
                                 double alpha, ThreadPool& pool);
 
+/// alpha · D Hess⁻¹ = alpha · (D Uᵀ) U, the map of METHOD.md §8.1: W* = W (I + this). 4 n³ flops, in
+/// parallel over row blocks.
+Matrix<double> asymmetric_target_map(const Matrix<double>& cross_deviation, const Matrix<double>& factor,
+                                     double alpha, ThreadPool& pool);
+
 }  // namespace d2q

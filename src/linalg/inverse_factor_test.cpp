@@ -86,5 +86,25 @@ TEST(InverseFactor, AsymmetryMatrixEqualsItsFormula) {
   }
 }
 
+TEST(InverseFactor, TargetMapTimesTheDampedHessianIsTheDeviation) {
+  Rng rng(5);
+  ThreadPool pool(2);
+  const int64_t n = 140;
+  const Matrix<double> hessian = random_gram(n, rng);
+  const auto factor = inverse_factor(hessian, 0.01);
+  Matrix<double> deviation(n, n);
+  for (double& value : deviation.span()) value = rng.gaussian();
+  const Matrix<double> map = asymmetric_target_map(deviation, *factor, 0.25, pool);
+  double mean = 0.0;
+  for (int64_t i = 0; i < n; ++i) mean += hessian(i, i) / static_cast<double>(n);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = 0.0;
+      for (int64_t k = 0; k < n; ++k) sum += map(i, k) * (hessian(k, j) + (k == j ? 0.01 * mean : 0.0));
+      EXPECT_NEAR(sum, 0.25 * deviation(i, j), 1e-9);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace d2q

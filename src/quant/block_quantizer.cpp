@@ -59,7 +59,7 @@ class InputStatistics {
     device_.mirror_lower(gram_);
     return {device_,       pool,
             to_host(device_, gram_), cross_.empty() ? Matrix<float>() : to_host(device_, cross_),
-            options.alpha, options.damping,
+            {options.alpha, options.damping, options.refine && options.method == QuantMethod::kD2Quant, options.refine_rounds},
             subject};
   }
 

@@ -21,6 +21,7 @@ LinearSettings linear_settings(const QuantizeOptions& options, const std::string
     settings.grid.kind = GridKind::kSignPlanes;
     settings.grid.column_scale = true;
   }
+  if (has_planes && options.sign_planes && options.method == QuantMethod::kD2Quant) settings.grid.kind = GridKind::kSignPlanes;
   return settings;
 }
 

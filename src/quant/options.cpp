@@ -9,7 +9,17 @@ namespace d2q {
 QuantizeOptions preset_options(const std::string& preset) {
   QuantizeOptions options;
   if (preset == "paper") return options;
-  fail(ErrorCode::kInvalidArgument, "preset '{}' is not known; the presets are: paper", preset);
+  options.refine = true;
+  options.sign_planes = true;
+  if (preset == "best") {
+    options.refine_rounds = 5;
+    return options;
+  }
+  if (preset == "fast") {
+    options.samples = 32;
+    return options;
+  }
+  fail(ErrorCode::kInvalidArgument, "preset '{}' is not known; the presets are: best, paper, fast", preset);
 }
 
 namespace {
@@ -45,6 +55,9 @@ void validate(const QuantizeOptions& options) {
   }
   if (!(options.alpha >= 0.0 && options.alpha <= 1.0)) {
     fail(ErrorCode::kInvalidArgument, "--alpha {} is not between 0 and 1", options.alpha);
+  }
+  if (options.refine_rounds < 0 || options.refine_rounds > 100) {
+    fail(ErrorCode::kInvalidArgument, "--refine {} is not between 0 and 100", options.refine_rounds);
   }
   if (!(options.damping > 0.0 && options.damping <= 1.0)) {
     fail(ErrorCode::kInvalidArgument, "--damping {} is not above 0 and at most 1", options.damping);

@@ -37,6 +37,9 @@ struct QuantizeOptions {
   bool deviation_correction = true;  // DAC (method d2quant)
   ShiftGate shift_gate;
   double alpha = 0.25;        // weight of the asymmetric term (METHOD.md §4)
+  bool refine = false;        // METHOD.md §8.1, §8.3-§8.5 in place of §4's asymmetric term
+  int refine_rounds = 0;      // R: rounds of scale refit and code descent
+  bool sign_planes = false;   // §8.2: sign-plane levels on every linear of 2 or 3 bits
   double damping = 0.01;      // share of mean(diag Hess) added to the diagonal
   std::string calibration;    // a text or jsonl file, or "self"
   int64_t samples = 128;

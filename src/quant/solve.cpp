@@ -32,8 +32,10 @@ Matrix<float> difference(const Matrix<float>& a, const Matrix<float>& b) {
 
 struct InputSetSolver::Factorised {
   ColumnOrder order;
-  Tensor factor;     // empty when every rung failed
-  Tensor asymmetry;  // empty without a cross term
+  Tensor factor;      // U; empty when every rung failed
+  Tensor asymmetry;   // P of §4; empty without a cross term, or when refining
+  Tensor hessian;     // damped; only when refining
+  Tensor target_map;  // transpose of α D Hd⁻¹ of §8.1; empty without a cross term; only when refining
   double damping = 0.0;
 };
 
@@ -41,13 +43,12 @@ InputSetSolver::InputSetSolver(Device& device, ThreadPool& pool, int64_t n_input
     : device_(device), pool_(pool), n_inputs_(n_inputs), dead_(static_cast<size_t>(n_inputs), false) {}
 
 InputSetSolver::InputSetSolver(Device& device, ThreadPool& pool, Matrix<float> gram, Matrix<float> cross,
-                               double alpha, double damping, const std::string& subject)
+                               const SolveOptions& options, const std::string& subject)
     : device_(device),
       pool_(pool),
       n_inputs_(gram.rows()),
       gram_(std::move(gram)),
-      alpha_(alpha),
-      damping_(damping),
+      options_(options),
       dead_(static_cast<size_t>(n_inputs_), false) {
   D2Q_CHECK(gram_.cols() == n_inputs_, "gram {}x{}", n_inputs_, gram_.cols());
   for (const Matrix<float>* sums : {&gram_, &cross}) {
@@ -88,25 +89,62 @@ const InputSetSolver::Factorised& InputSetSolver::factorised(int64_t group_size)
     hessian(i, i) = diagonal[static_cast<size_t>(columns[static_cast<size_t>(i)])];
   }
   std::optional<Matrix<double>> factor;
-  for (double damping = damping_; !factor && damping <= kLargestDamping * 1.0001; damping *= 10.0) {
+  for (double damping = options_.damping; !factor && damping <= kLargestDamping * 1.0001; damping *= 10.0) {
     factor = inverse_factor(hessian, damping);
     entry->damping = damping;
   }
   if (!factor) return *entry;
   entry->factor = to_device(device_, *factor);
-  if (!deviation_.empty() && alpha_ != 0.0) {
-    Matrix<double>& permuted = hessian;  // no longer needed as itself
-    for (int64_t i = 0; i < n_inputs_; ++i) {
-      const float* row = deviation_.row(columns[static_cast<size_t>(i)]);
-      for (int64_t j = 0; j < n_inputs_; ++j) permuted(i, j) = static_cast<double>(row[columns[static_cast<size_t>(j)]]);
-    }
-    entry->asymmetry = to_device(device_, asymmetry_matrix(permuted, *factor, alpha_, pool_));
+  if (options_.refine) {
+    double mean_diagonal = 0.0;
+    for (int64_t j = 0; j < n_inputs_; ++j) mean_diagonal += hessian(j, j) / static_cast<double>(n_inputs_);
+    for (int64_t j = 0; j < n_inputs_; ++j) hessian(j, j) += entry->damping * mean_diagonal;
+    entry->hessian = to_device(device_, hessian);
   }
+  if (deviation_.empty() || options_.alpha == 0.0) return *entry;
+  Matrix<double>& permuted = hessian;  // no longer needed as itself
+  for (int64_t i = 0; i < n_inputs_; ++i) {
+    const float* row = deviation_.row(columns[static_cast<size_t>(i)]);
+    for (int64_t j = 0; j < n_inputs_; ++j) permuted(i, j) = static_cast<double>(row[columns[static_cast<size_t>(j)]]);
+  }
+  if (!options_.refine) {
+    entry->asymmetry = to_device(device_, asymmetry_matrix(permuted, *factor, options_.alpha, pool_));
+    return *entry;
+  }
+  const Matrix<double> map = asymmetric_target_map(permuted, *factor, options_.alpha, pool_);
+  for (int64_t i = 0; i < n_inputs_; ++i) {
+    for (int64_t j = 0; j < n_inputs_; ++j) permuted(j, i) = map(i, j);
+  }
+  entry->target_map = to_device(device_, permuted);
   return *entry;
 }
 
+void InputSetSolver::refine(const ColumnWalk& walk, const Tensor& target, const Factorised& parts,
+                            LinearSolution& solution) {
+  Refinement refinement;
+  refinement.target = target;
+  refinement.hessian = parts.hessian;
+  refinement.target_product = device_.allocate(target.rows(), target.cols(), DType::kF32);
+  device_.linear(target, parts.hessian, Tensor{}, refinement.target_product);  // H is symmetric
+  refinement.grid = walk.grid;
+  refinement.groups = walk.groups;
+  refinement.column_scale = walk.column_scale;
+  refinement.codes = walk.codes;
+  refinement.params = walk.params;
+  refinement.weight = walk.weight;
+  SolverOps& solver = device_.solver();
+  solution.refinement_objectives.push_back(solver.objective(refinement));
+  solver.refit_scales(refinement);
+  for (int round = 0; round < options_.refine_rounds; ++round) {
+    solver.refine_codes(refinement);
+    solver.refit_scales(refinement);
+  }
+  solution.refinement_objectives.push_back(solver.objective(refinement));
+}
+
 LinearSolution InputSetSolver::walk(const Matrix<float>& weight, const Grid& grid, int64_t group_size,
-                                    const ColumnOrder& order, const Tensor& factor, const Tensor& asymmetry) {
+                                    const Factorised& parts, bool plain_rounding) {
+  const ColumnOrder& order = parts.order;
   const int64_t rows = weight.rows();
   const int64_t n = weight.cols();
   const auto n_groups = static_cast<int64_t>(order.groups.size());
@@ -120,8 +158,21 @@ LinearSolution InputSetSolver::walk(const Matrix<float>& weight, const Grid& gri
   ColumnWalk request;
   request.weight = device_.allocate(rows, n, DType::kF32);
   device_.upload(permuted.data(), request.weight);
-  request.inverse_factor = factor;
-  request.asymmetry = asymmetry;
+  Tensor target;
+  if (!plain_rounding) {
+    request.inverse_factor = parts.factor;
+    request.asymmetry = parts.asymmetry;
+    if (options_.refine) {
+      target = device_.allocate(rows, n, DType::kF32);
+      device_.convert(request.weight, target);
+      if (!parts.target_map.empty()) {
+        // W* = W + W·map, §8.1; the walk then starts from it.
+        device_.linear(request.weight, parts.target_map, Tensor{}, target);
+        device_.add(target, request.weight);
+        device_.convert(target, request.weight);
+      }
+    }
+  }
   request.grid = grid;
   request.groups = order.groups;
   request.codes = device_.allocate(rows, n, DType::kU8);
@@ -130,6 +181,7 @@ LinearSolution InputSetSolver::walk(const Matrix<float>& weight, const Grid& gri
   device_.solver().column_walk(request);
 
   LinearSolution solution;
+  if (!target.empty()) refine(request, target, parts, solution);
   solution.layout.kind = grid.kind == GridKind::kUniform ? PackedKind::kUniform : PackedKind::kSignPlanes;
   solution.layout.bits = grid.bits;
   solution.layout.rows = rows;
@@ -165,6 +217,7 @@ void InputSetSolver::measure(const Matrix<float>& weight, const LinearSolution& 
     if (symmetric != nullptr) *symmetric = quadratic / scale;
     return (quadratic - 2.0 * linear) / scale;
   };
+  for (double& value : solution.refinement_objectives) value /= scale;
   solution.objective_before = objective(rounded, nullptr);
   solution.objective_after = objective(solution, &solution.relative_error);
 }
@@ -173,7 +226,7 @@ LinearSolution InputSetSolver::solve(const Matrix<float>& weight, const Grid& gr
   D2Q_CHECK(weight.cols() == n_inputs_, "{} columns for {} inputs", weight.cols(), n_inputs_);
   const int64_t size = std::min(group_size, n_inputs_);
   const Factorised& parts = factorised(size);
-  LinearSolution rounded = walk(weight, grid, size, parts.order, Tensor{}, Tensor{});
+  LinearSolution rounded = walk(weight, grid, size, parts, true);
   if (gram_.empty()) return rounded;
   if (parts.factor.empty()) {
     rounded.rounded_only = true;
@@ -181,7 +234,7 @@ LinearSolution InputSetSolver::solve(const Matrix<float>& weight, const Grid& gr
     measure(weight, rounded, rounded);
     return rounded;
   }
-  LinearSolution solution = walk(weight, grid, size, parts.order, parts.factor, parts.asymmetry);
+  LinearSolution solution = walk(weight, grid, size, parts, false);
   solution.damping = parts.damping;
   measure(weight, rounded, solution);
   return solution;

@@ -28,6 +28,8 @@ struct LinearSolution {
   double objective_after = 0.0;
   double relative_error = 0.0;  // ‖(Ŵ − W)X‖² / ‖WX‖²
   double damping = 0.0;         // share of the mean diagonal that the factorisation needed
+  // J of METHOD.md §8 relative to tr(W H Wᵀ): after the walk, then after each round of refinement.
+  std::vector<double> refinement_objectives;
   bool rounded_only = false;    // every rung of the damping ladder failed: plain rounding
 };
 
@@ -40,6 +42,14 @@ struct PackedLinear {
 };
 PackedLinear pack_solution(const LinearSolution& solution);
 
+/// How the linears of an input set are solved.
+struct SolveOptions {
+  double alpha = 0.25;     // weight of the asymmetric term
+  double damping = 0.01;   // first rung of the ladder
+  bool refine = false;     // METHOD.md §8: exact target, scale refit; else §4
+  int refine_rounds = 0;   // rounds of §8.3 and §8.4 before the last refit
+};
+
 /// Solver for one input set. Not thread-safe; works on the pool and the device.
 class InputSetSolver {
  public:
@@ -47,8 +57,8 @@ class InputSetSolver {
   InputSetSolver(Device& device, ThreadPool& pool, int64_t n_inputs);
   /// gram = Σ x xᵀ (scaled), cross = Σ x̃ xᵀ or empty; both [in, in]. Throws Error{kNumeric} naming
   /// `subject` when they are not finite.
-  InputSetSolver(Device& device, ThreadPool& pool, Matrix<float> gram, Matrix<float> cross, double alpha,
-                 double damping, const std::string& subject);
+  InputSetSolver(Device& device, ThreadPool& pool, Matrix<float> gram, Matrix<float> cross,
+                 const SolveOptions& options, const std::string& subject);
   ~InputSetSolver();
 
   /// weight [out, in]. A group size larger than `in` means one group.
@@ -58,7 +68,8 @@ class InputSetSolver {
   struct Factorised;
   const Factorised& factorised(int64_t group_size);
   LinearSolution walk(const Matrix<float>& weight, const Grid& grid, int64_t group_size,
-                      const ColumnOrder& order, const Tensor& factor, const Tensor& asymmetry);
+                      const Factorised& parts, bool plain_rounding);
+  void refine(const ColumnWalk& walk, const Tensor& target, const Factorised& parts, LinearSolution& solution);
   void measure(const Matrix<float>& weight, const LinearSolution& rounded, LinearSolution& solution) const;
 
   Device& device_;
@@ -66,8 +77,7 @@ class InputSetSolver {
   int64_t n_inputs_;
   Matrix<float> gram_;
   Matrix<float> deviation_;  // D = cross − gram; empty without a cross term
-  double alpha_ = 0.0;
-  double damping_ = 0.0;
+  SolveOptions options_;
   std::vector<bool> dead_;
   std::map<int64_t, std::unique_ptr<Factorised>> factorised_;  // by group size
 };

@@ -8,6 +8,8 @@
 #include "base/matrix.h"
 #include "kernels/cpu/cpu_solver.h"
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/lane_grid.h"
+#include "kernels/cpu/refinement.h"
 #include "kernels/cpu/sign_planes.h"
 #include "kernels/cpu/uniform_grid.h"
 
@@ -41,31 +43,14 @@ std::vector<WalkBlock> cut_blocks(std::span<const ColumnGroup> groups) {
   return blocks;
 }
 
-/// The parameters of one group for the walked rows; lanes beyond n_rows repeat the last row.
-void load_grid(const Grid& grid, const float* params, int64_t stride, int64_t n_rows, WalkLanes& lanes) {
-  const auto parameter = [&](int p, int64_t lane) { return params[std::min(lane, n_rows - 1) * stride + p]; };
-  lanes.max_code = static_cast<float>((1 << grid.bits) - 1);
-  if (grid.kind == GridKind::kUniform) {
-    lanes.n_levels = 0;
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      lanes.scale[lane] = parameter(0, lane);
-      lanes.zero[lane] = parameter(1, lane);
-    }
-    return;
-  }
-  lanes.n_levels = 1 << grid.bits;
-  float r[kSolverMaxPlanes][kLanes];
-  for (int p = 0; p < grid.bits; ++p) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) r[p][lane] = parameter(p, lane);
-  }
-  plane_levels(r, grid.bits, lanes.levels);
-}
-
 class CpuSolver final : public SolverOps {
  public:
   CpuSolver(ThreadPool& pool, const SolverKernels& kernels) : pool_(pool), kernels_(kernels) {}
 
   void column_walk(const ColumnWalk& walk) override;
+  void refit_scales(const Refinement& refinement) override { refit_scales_cpu(refinement, pool_); }
+  void refine_codes(const Refinement& refinement) override { refine_codes_cpu(refinement, kernels_, pool_); }
+  double objective(const Refinement& refinement) override { return refinement_objective_cpu(refinement, pool_); }
 
  private:
   void fit_group(const ColumnWalk& walk, const ColumnGroup& group);
@@ -145,7 +130,7 @@ struct BlockWalker {
     lanes.column_scale = walk.column_scale.data<float>() + begin;
     lanes.codes = column_codes[0];
     lanes.errors = column_errors[0];
-    load_grid(walk.grid, walk.params.data<float>() + row * walk.params.cols() + group.index * walk.grid.n_params(),
+    load_lane_grid(walk.grid, walk.params.data<float>() + row * walk.params.cols() + group.index * walk.grid.n_params(),
               walk.params.cols(), n_rows, lanes);
     kernels.walk(lanes);
     for (int64_t lane = 0; lane < n_rows; ++lane) {
