@@ -24,10 +24,10 @@ Matrix<double> deviation_of(const test::SolverProblem& problem) {
 class SolveTest : public ::testing::Test {
  protected:
   InputSetSolver solver(const test::SolverProblem& problem, double alpha) {
-    return {*device_, pool_, problem.gram.clone(), problem.cross.clone(), alpha, kDamping, "test"};
+    return {*device_, pool_, problem.gram.clone(), problem.cross.clone(), SolveOptions{alpha, kDamping}, "test"};
   }
   InputSetSolver gptq_solver(const test::SolverProblem& problem) {
-    return {*device_, pool_, problem.gram.clone(), Matrix<float>(), 0.25, kDamping, "test"};
+    return {*device_, pool_, problem.gram.clone(), Matrix<float>(), SolveOptions{0.25, kDamping}, "test"};
   }
 
   ThreadPool pool_{2};
@@ -154,7 +154,7 @@ TEST_F(SolveTest, DeadColumnsBecomeZeroAndTheirWeightsDoNotMatter) {
 
 TEST_F(SolveTest, AllColumnsDeadIsAllZero) {
   const test::SolverProblem problem = test::solver_problem(4, 32);
-  InputSetSolver subject(*device_, pool_, Matrix<float>(32, 32, true), Matrix<float>(), 0.25, kDamping, "test");
+  InputSetSolver subject(*device_, pool_, Matrix<float>(32, 32, true), Matrix<float>(), SolveOptions{0.25, kDamping}, "test");
   const LinearSolution solution = subject.solve(problem.weight, uniform(2), 16);
   const Matrix<float> quantized = reconstruct(solution);
   for (const float value : quantized.span()) EXPECT_EQ(value, 0.0f);
@@ -172,7 +172,7 @@ Matrix<float> indefinite_gram(float a) {
 TEST_F(SolveTest, DampsMoreUntilTheFactorisationSucceeds) {
   const test::SolverProblem problem = test::solver_problem(8, 16);
   const auto damping_for = [&](float a) {
-    InputSetSolver subject(*device_, pool_, indefinite_gram(a), Matrix<float>(), 0.0, kDamping, "test");
+    InputSetSolver subject(*device_, pool_, indefinite_gram(a), Matrix<float>(), SolveOptions{0.0, kDamping}, "test");
     const LinearSolution solution = subject.solve(problem.weight, uniform(2), 8);
     EXPECT_FALSE(solution.rounded_only);
     return solution.damping;
@@ -184,7 +184,7 @@ TEST_F(SolveTest, DampsMoreUntilTheFactorisationSucceeds) {
 
 TEST_F(SolveTest, RoundsPlainlyWhenNoDampingHelps) {
   const test::SolverProblem problem = test::solver_problem(8, 16);
-  InputSetSolver subject(*device_, pool_, indefinite_gram(3.0f), Matrix<float>(), 0.0, kDamping, "test");
+  InputSetSolver subject(*device_, pool_, indefinite_gram(3.0f), Matrix<float>(), SolveOptions{0.0, kDamping}, "test");
   const LinearSolution solution = subject.solve(problem.weight, uniform(2), 8);
   EXPECT_TRUE(solution.rounded_only);
   EXPECT_DOUBLE_EQ(solution.damping, 1.0);
@@ -198,11 +198,11 @@ TEST_F(SolveTest, StatisticsThatAreNotFiniteAreAnErrorNamingTheLinear) {
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     Matrix<float> gram = problem.gram.clone();
     gram(3, 7) = bad;
-    D2Q_EXPECT_ERROR(InputSetSolver(*device_, pool_, std::move(gram), Matrix<float>(), 0.0, kDamping, "block 3 q_proj"),
+    D2Q_EXPECT_ERROR(InputSetSolver(*device_, pool_, std::move(gram), Matrix<float>(), SolveOptions{0.0, kDamping}, "block 3 q_proj"),
                      ErrorCode::kNumeric, "block 3 q_proj");
     Matrix<float> cross = problem.cross.clone();
     cross(15, 0) = bad;
-    D2Q_EXPECT_ERROR(InputSetSolver(*device_, pool_, problem.gram.clone(), std::move(cross), 0.25, kDamping, "block 4 o_proj"),
+    D2Q_EXPECT_ERROR(InputSetSolver(*device_, pool_, problem.gram.clone(), std::move(cross), SolveOptions{0.25, kDamping}, "block 4 o_proj"),
                      ErrorCode::kNumeric, "block 4 o_proj");
   }
 }
@@ -240,7 +240,7 @@ TEST_F(SolveTest, GivesTheSameBitsOnAnyNumberOfThreads) {
   for (const int n_threads : {1, 3}) {
     ThreadPool pool(n_threads);
     const auto device = make_cpu_device(pool);
-    InputSetSolver subject(*device, pool, problem.gram.clone(), problem.cross.clone(), 0.25, kDamping, "test");
+    InputSetSolver subject(*device, pool, problem.gram.clone(), problem.cross.clone(), SolveOptions{0.25, kDamping}, "test");
     solutions.push_back(subject.solve(problem.weight, planes(2, true), 48));
   }
   EXPECT_EQ(solutions[0].codes, solutions[1].codes);
