@@ -75,7 +75,8 @@ INSTANTIATE_TEST_SUITE_P(All, GoldenTokenizer,
 TEST(ByteLevelTokenizer, RoundTripsValidText) {
   for (const char* name : {"gpt2", "llama3", "smollm"}) {
     const auto tokenizer = load_tokenizer(golden_path(std::string("tokenizer_") + name + ".json"));
-    for (const auto& hex : golden_json("tokenizer_golden.json")["texts"]) {
+    const nlohmann::json golden = golden_json("tokenizer_golden.json");
+    for (const auto& hex : golden["texts"]) {
       const std::string text = from_hex(hex);
       const std::string decoded = tokenizer->decode(tokenizer->encode(text, false), true);
       std::string bytes;
