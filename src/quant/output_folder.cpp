@@ -80,7 +80,8 @@ void remove_folder(const fs::path& path) {
 
 OutputFolder::OutputFolder(fs::path path, const nlohmann::json& identity, const nlohmann::json& config,
                            int64_t n_blocks, bool resume, bool overwrite)
-    : path_(std::move(path)), partial_(path_), n_blocks_(n_blocks), overwrite_(overwrite) {
+    // "out/" names the same folder as "out"; the unfinished one lies beside it, not inside.
+    : path_(path.has_filename() ? std::move(path) : path.parent_path()), partial_(path_), n_blocks_(n_blocks), overwrite_(overwrite) {
   partial_ += ".partial";
   if (fs::exists(path_) && !overwrite) {
     fail(ErrorCode::kInvalidArgument, "{}: exists already; choose another --output or pass --overwrite", path_.string());
@@ -181,7 +182,6 @@ void OutputFolder::finish(const nlohmann::json& report) {
   write_safetensors_index(partial_, shards);
   write_file_atomically(partial_ / "d2quant.json", report.dump(2) + "\n");
   std::error_code error;
-  fs::remove(partial_ / kIdentityFile, error);
   if (overwrite_ && fs::exists(path_)) {
     fs::path old = path_;
     old += ".old";
@@ -193,6 +193,8 @@ void OutputFolder::finish(const nlohmann::json& report) {
     fs::rename(partial_, path_, error);
   }
   if (error) fail(ErrorCode::kIo, "{}: cannot be given its final name: {}", path_.string(), error.message());
+  // Not before: an unfinished folder without its identity could be resumed with other settings.
+  fs::remove(path_ / kIdentityFile, error);
   const fs::path parent = path_.parent_path();
   sync_directory(parent.empty() ? fs::path(".") : parent);
 }
