@@ -57,6 +57,8 @@ std::string read_file(const std::filesystem::path& path, uint64_t max_bytes) {
     }
     fail_io(path, "opened", errno);
   }
+  // Opening a pipe that nobody writes to must not hang, but reading one waits for its writer.
+  if (::fcntl(file.get(), F_SETFL, O_RDONLY) != 0) fail_io(path, "opened", errno);
   struct stat status = {};
   if (::fstat(file.get(), &status) != 0) fail_io(path, "examined", errno);
   if (S_ISDIR(status.st_mode)) {

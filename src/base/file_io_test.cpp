@@ -2,10 +2,14 @@
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdint>
 #include <iterator>
+#include <string>
+#include <thread>
 
 #include "base/testing/expect_error.h"
 #include "base/testing/temp_folder.h"
@@ -52,6 +56,19 @@ TEST(FileIoTest, RefusesAFileAboveTheLimit) {
   const auto path = folder.write("a", "12345");
   EXPECT_EQ(read_file(path, 5), "12345");
   D2Q_EXPECT_ERROR(read_file(path, 4), ErrorCode::kCorrupt, path.string());
+}
+
+TEST(FileIoTest, WaitsForTheWriterOfAPipe) {
+  int ends[2] = {-1, -1};
+  ASSERT_EQ(::pipe(ends), 0);
+  std::thread writer([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    EXPECT_EQ(::write(ends[1], "late", 4), 4);
+    ::close(ends[1]);
+  });
+  EXPECT_EQ(read_file("/proc/self/fd/" + std::to_string(ends[0]), 10), "late");
+  writer.join();
+  ::close(ends[0]);
 }
 
 TEST(FileIoTest, NamesAMissingFileAndAFolder) {
