@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -38,6 +39,15 @@ struct ThreadPool::State {
   const std::function<void(int64_t, int)>* body = nullptr;
   std::atomic<int64_t> next{0};
   std::exception_ptr failure;
+
+  ~State() {
+    {
+      const std::lock_guard lock(mutex);
+      stopping = true;
+    }
+    start.notify_all();
+    for (std::thread& worker : workers) worker.join();
+  }
 
   void drain(int worker) {
     inside_loop = true;
@@ -72,22 +82,21 @@ struct ThreadPool::State {
 
 ThreadPool::ThreadPool(int n_threads) : state_(std::make_unique<State>()) {
   if (n_threads < 0 || n_threads > 1024) {
-    fail(ErrorCode::kInvalidArgument, "threads: {} is not between 0 (all cores) and 1024", n_threads);
+    fail(ErrorCode::kInvalidArgument, "threads: {} is not between 0 (all cores) and 1024",
+         n_threads);
   }
   if (n_threads == 0) n_threads = available_cores();
-  for (int worker = 1; worker < n_threads; ++worker) {
-    state_->workers.emplace_back([this, worker] { state_->work(worker); });
+  try {
+    for (int worker = 1; worker < n_threads; ++worker) {
+      state_->workers.emplace_back([state = state_.get(), worker] { state->work(worker); });
+    }
+  } catch (const std::system_error& error) {
+    fail(ErrorCode::kIo, "threads: {} cannot be started ({}); a limit of the system?", n_threads,
+         error.what());
   }
 }
 
-ThreadPool::~ThreadPool() {
-  {
-    const std::lock_guard lock(state_->mutex);
-    state_->stopping = true;
-  }
-  state_->start.notify_all();
-  for (std::thread& worker : state_->workers) worker.join();
-}
+ThreadPool::~ThreadPool() = default;
 
 int ThreadPool::n_threads() const noexcept { return static_cast<int>(state_->workers.size()) + 1; }
 
