@@ -91,12 +91,20 @@ uint32_t word(const uint8_t (&bytes)[4]) {
   return value;
 }
 
+/// Weights j and j + 16 of a block of 5-bit codes.
+struct Pair {
+  int first, second;
+};
+Pair unpack_5_bits(const uint8_t (&q)[16], uint32_t high, int j) {
+  return {(q[j] & 15) | static_cast<int>((high >> j & 1u) << 4),
+          (q[j] >> 4) | static_cast<int>((high >> (j + 16) & 1u) << 4)};
+}
+
 void decode(const BlockQ5_0& block, float* out) {
   const float d = to_float(block.d);
   const uint32_t high = word(block.high);
   for (int j = 0; j < 16; ++j) {
-    const int first = (block.q[j] & 15) | static_cast<int>((high >> j & 1u) << 4);
-    const int second = (block.q[j] >> 4) | static_cast<int>((high >> (j + 16) & 1u) << 4);
+    const auto [first, second] = unpack_5_bits(block.q, high, j);
     out[j] = d * static_cast<float>(first - 16);
     out[j + 16] = d * static_cast<float>(second - 16);
   }
@@ -107,8 +115,7 @@ void decode(const BlockQ5_1& block, float* out) {
   const float m = to_float(block.m);
   const uint32_t high = word(block.high);
   for (int j = 0; j < 16; ++j) {
-    const int first = (block.q[j] & 15) | static_cast<int>((high >> j & 1u) << 4);
-    const int second = (block.q[j] >> 4) | static_cast<int>((high >> (j + 16) & 1u) << 4);
+    const auto [first, second] = unpack_5_bits(block.q, high, j);
     out[j] = d * static_cast<float>(first) + m;
     out[j + 16] = d * static_cast<float>(second) + m;
   }
@@ -163,7 +170,9 @@ ScaleAndOffset unpack_k_scales(const uint8_t (&scales)[12], int g) {
                                                                                        << 4};
 }
 
-void decode(const BlockQ4_K& block, float* out) {
+/// `code(g, j, nibble)` makes a code of group g from the nibble of its weight j.
+template <typename Block, typename Code>
+void decode_k_groups(const Block& block, float* out, Code code) {
   const float d = to_float(block.d);
   const float dmin = to_float(block.dmin);
   for (int g = 0; g < 8; ++g) {
@@ -173,25 +182,19 @@ void decode(const BlockQ4_K& block, float* out) {
     const uint8_t* q = block.q + 32 * (g / 2);
     const int shift = 4 * (g % 2);
     for (int j = 0; j < 32; ++j) {
-      out[32 * g + j] = scale * static_cast<float>(q[j] >> shift & 15) - offset;
+      const int value = code(g, j, q[j] >> shift & 15);
+      out[32 * g + j] = scale * static_cast<float>(value) - offset;
     }
   }
 }
 
+void decode(const BlockQ4_K& block, float* out) {
+  decode_k_groups(block, out, [](int, int, int nibble) { return nibble; });
+}
+
 void decode(const BlockQ5_K& block, float* out) {
-  const float d = to_float(block.d);
-  const float dmin = to_float(block.dmin);
-  for (int g = 0; g < 8; ++g) {
-    const auto [s, m] = unpack_k_scales(block.scales, g);
-    const float scale = d * static_cast<float>(s);
-    const float offset = dmin * static_cast<float>(m);
-    const uint8_t* q = block.q + 32 * (g / 2);
-    const int shift = 4 * (g % 2);
-    for (int j = 0; j < 32; ++j) {
-      const int value = (q[j] >> shift & 15) | (block.high[j] >> g & 1) << 4;
-      out[32 * g + j] = scale * static_cast<float>(value) - offset;
-    }
-  }
+  decode_k_groups(block, out,
+                  [&](int g, int j, int nibble) { return nibble | (block.high[j] >> g & 1) << 4; });
 }
 
 void decode(const BlockQ6_K& block, float* out) {
@@ -231,40 +234,50 @@ void convert_all(std::span<const std::byte> bytes, std::span<float> out) {
   }
 }
 
+void copy_all(std::span<const std::byte> bytes, std::span<float> out) {
+  if (!out.empty()) std::memcpy(out.data(), bytes.data(), bytes.size());
+}
+
 struct TypeTraits {
   std::string_view name;
-  int64_t weights = 0;
+  int64_t weights = 0;  // of a block
   int64_t bytes = 0;
+  void (*decode)(std::span<const std::byte> bytes, std::span<float> out) = nullptr;
 };
+
+template <typename Block, int kWeights>
+constexpr TypeTraits blocks_of(std::string_view name) {
+  return {name, kWeights, sizeof(Block), decode_all<Block, kWeights>};
+}
 
 TypeTraits traits(GgufType type) {
   switch (type) {
     case GgufType::kF32:
-      return {"F32", 1, 4};
+      return {"F32", 1, 4, copy_all};
     case GgufType::kF16:
-      return {"F16", 1, 2};
+      return {"F16", 1, 2, convert_all<Half>};
     case GgufType::kBF16:
-      return {"BF16", 1, 2};
+      return {"BF16", 1, 2, convert_all<BFloat16>};
     case GgufType::kQ4_0:
-      return {"Q4_0", kBlock, sizeof(BlockQ4_0)};
+      return blocks_of<BlockQ4_0, kBlock>("Q4_0");
     case GgufType::kQ4_1:
-      return {"Q4_1", kBlock, sizeof(BlockQ4_1)};
+      return blocks_of<BlockQ4_1, kBlock>("Q4_1");
     case GgufType::kQ5_0:
-      return {"Q5_0", kBlock, sizeof(BlockQ5_0)};
+      return blocks_of<BlockQ5_0, kBlock>("Q5_0");
     case GgufType::kQ5_1:
-      return {"Q5_1", kBlock, sizeof(BlockQ5_1)};
+      return blocks_of<BlockQ5_1, kBlock>("Q5_1");
     case GgufType::kQ8_0:
-      return {"Q8_0", kBlock, sizeof(BlockQ8_0)};
+      return blocks_of<BlockQ8_0, kBlock>("Q8_0");
     case GgufType::kQ2_K:
-      return {"Q2_K", kSuper, sizeof(BlockQ2_K)};
+      return blocks_of<BlockQ2_K, kSuper>("Q2_K");
     case GgufType::kQ3_K:
-      return {"Q3_K", kSuper, sizeof(BlockQ3_K)};
+      return blocks_of<BlockQ3_K, kSuper>("Q3_K");
     case GgufType::kQ4_K:
-      return {"Q4_K", kSuper, sizeof(BlockQ4_K)};
+      return blocks_of<BlockQ4_K, kSuper>("Q4_K");
     case GgufType::kQ5_K:
-      return {"Q5_K", kSuper, sizeof(BlockQ5_K)};
+      return blocks_of<BlockQ5_K, kSuper>("Q5_K");
     case GgufType::kQ6_K:
-      return {"Q6_K", kSuper, sizeof(BlockQ6_K)};
+      return blocks_of<BlockQ6_K, kSuper>("Q6_K");
   }
   return {};
 }
@@ -276,41 +289,13 @@ int64_t block_weights(GgufType type) { return traits(type).weights; }
 int64_t block_bytes(GgufType type) { return traits(type).bytes; }
 
 void dequantize_blocks(GgufType type, std::span<const std::byte> blocks, std::span<float> out) {
-  const auto [name, weights, bytes] = traits(type);
-  D2Q_CHECK(weights > 0, "GGUF type {}", static_cast<uint32_t>(type));
+  const auto [name, weights, bytes, decode] = traits(type);
+  D2Q_CHECK(decode != nullptr, "GGUF type {}", static_cast<uint32_t>(type));
   D2Q_CHECK(
       out.size() % static_cast<size_t>(weights) == 0 &&
           blocks.size() == out.size() / static_cast<size_t>(weights) * static_cast<size_t>(bytes),
       "{} bytes of {} for {} weights", blocks.size(), name, out.size());
-  switch (type) {
-    case GgufType::kF32:
-      if (!out.empty()) std::memcpy(out.data(), blocks.data(), blocks.size());
-      return;
-    case GgufType::kF16:
-      return convert_all<Half>(blocks, out);
-    case GgufType::kBF16:
-      return convert_all<BFloat16>(blocks, out);
-    case GgufType::kQ4_0:
-      return decode_all<BlockQ4_0, kBlock>(blocks, out);
-    case GgufType::kQ4_1:
-      return decode_all<BlockQ4_1, kBlock>(blocks, out);
-    case GgufType::kQ5_0:
-      return decode_all<BlockQ5_0, kBlock>(blocks, out);
-    case GgufType::kQ5_1:
-      return decode_all<BlockQ5_1, kBlock>(blocks, out);
-    case GgufType::kQ8_0:
-      return decode_all<BlockQ8_0, kBlock>(blocks, out);
-    case GgufType::kQ2_K:
-      return decode_all<BlockQ2_K, kSuper>(blocks, out);
-    case GgufType::kQ3_K:
-      return decode_all<BlockQ3_K, kSuper>(blocks, out);
-    case GgufType::kQ4_K:
-      return decode_all<BlockQ4_K, kSuper>(blocks, out);
-    case GgufType::kQ5_K:
-      return decode_all<BlockQ5_K, kSuper>(blocks, out);
-    case GgufType::kQ6_K:
-      return decode_all<BlockQ6_K, kSuper>(blocks, out);
-  }
+  decode(blocks, out);
 }
 
 }  // namespace d2q
