@@ -39,7 +39,8 @@ Output run(const Matrix<float>& up, const std::vector<float>& bias, const Matrix
     const double gate = rng.gaussian();
     for (int64_t i = 0; i < kHidden; ++i) {
       y.values[static_cast<size_t>(i)] += static_cast<double>(down(i, j)) * gate * sum;
-      y.magnitudes[static_cast<size_t>(i)] += std::abs(static_cast<double>(down(i, j)) * gate) * magnitude;
+      y.magnitudes[static_cast<size_t>(i)] +=
+          std::abs(static_cast<double>(down(i, j)) * gate) * magnitude;
     }
   }
   return y;
@@ -75,8 +76,9 @@ class AbsorbTest : public ::testing::Test {
 constexpr double kHalfRounding = 1.0 / 2048.0 + 1e-6;
 
 TEST_F(AbsorbTest, APackedUpProjectionTakesTheScaleUpToTheRoundingOfItsOwn) {
-  for (const Grid& grid : {Grid{GridKind::kUniform, 2, true, false, 15}, Grid{GridKind::kUniform, 8, true, false, 15},
-                           Grid{GridKind::kSignPlanes, 3, false, false, 15}}) {
+  for (const Grid& grid :
+       {Grid{GridKind::kUniform, 2, true, false, 15}, Grid{GridKind::kUniform, 8, true, false, 15},
+        Grid{GridKind::kSignPlanes, 3, false, false, 15}}) {
     LinearSolution up = solve(random_matrix(kInner, kHidden, 1), grid);
     LinearSolution down = solved_down();
     const std::vector<float> c = down.column_scale;
@@ -98,7 +100,8 @@ TEST_F(AbsorbTest, APackedUpProjectionTakesTheScaleUpToTheRoundingOfItsOwn) {
 }
 
 TEST_F(AbsorbTest, TheZerosOfAUniformGridStay) {
-  LinearSolution up = solve(random_matrix(kInner, kHidden, 1), {GridKind::kUniform, 2, true, false, 15});
+  LinearSolution up =
+      solve(random_matrix(kInner, kHidden, 1), {GridKind::kUniform, 2, true, false, 15});
   const std::vector<float> params = up.params;
   LinearSolution down = solved_down();
   const std::vector<float> c = down.column_scale;
@@ -121,7 +124,8 @@ TEST_F(AbsorbTest, ADenseUpProjectionTakesTheScaleToTheRoundingOfF32) {
 }
 
 TEST_F(AbsorbTest, AScaleThatLeavesTheRangeOfFp16IsAnError) {
-  LinearSolution up = solve(random_matrix(kInner, kHidden, 1), {GridKind::kUniform, 2, true, false, 15});
+  LinearSolution up =
+      solve(random_matrix(kInner, kHidden, 1), {GridKind::kUniform, 2, true, false, 15});
   LinearSolution down = solved_down();
   const size_t per_row = up.params.size() / kInner;
   up.params[7 * per_row] = 60000.0f;
@@ -130,7 +134,8 @@ TEST_F(AbsorbTest, AScaleThatLeavesTheRangeOfFp16IsAnError) {
 }
 
 TEST_F(AbsorbTest, OtherWidthsAreOurBug) {
-  LinearSolution up = solve(random_matrix(kHidden, kHidden, 1), {GridKind::kUniform, 2, true, false, 15});
+  LinearSolution up =
+      solve(random_matrix(kHidden, kHidden, 1), {GridKind::kUniform, 2, true, false, 15});
   LinearSolution down = solved_down();
   EXPECT_THROW(absorb_column_scale(down, up, {}), InternalError);
   Matrix<float> dense = random_matrix(kInner, kHidden, 1);

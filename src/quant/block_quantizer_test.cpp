@@ -36,7 +36,9 @@ class BlockQuantizerTest : public ::testing::Test {
   QuantizeOptions options_;
 };
 
-std::vector<float> values_of(const Tensor& x) { return {x.data<float>(), x.data<float>() + x.size()}; }
+std::vector<float> values_of(const Tensor& x) {
+  return {x.data<float>(), x.data<float>() + x.size()};
+}
 
 TEST_F(BlockQuantizerTest, ReplayMovesTheStreamsBitForBit) {
   for (const DType products : {DType::kF32, DType::kBF16}) {
@@ -81,13 +83,15 @@ TEST_F(BlockQuantizerTest, TheColumnScaleIsAbsorbedBeforeTheBlockIsStored) {
   EXPECT_FALSE(down.has_column_scale);
   // What the streams ran is what the file will hold.
   const Matrix<float> stored = reconstruct(down);
-  EXPECT_EQ(values_of(block.weights.down.dense), std::vector<float>(stored.data(), stored.data() + stored.size()));
+  EXPECT_EQ(values_of(block.weights.down.dense),
+            std::vector<float>(stored.data(), stored.data() + stored.size()));
 }
 
 TEST_F(BlockQuantizerTest, ActivationsThatOverflowNameTheBlock) {
   for (const bool in_fp : {true, false}) {
     const Streams streams{stream(), stream()};
-    (in_fp ? streams.fp : streams.quantized).data<float>()[48 * 30] = std::numeric_limits<float>::quiet_NaN();
+    (in_fp ? streams.fp : streams.quantized).data<float>()[48 * 30] =
+        std::numeric_limits<float>::quiet_NaN();
     D2Q_EXPECT_ERROR(quantize(streams), ErrorCode::kNumeric, in_fp ? "block 0" : "layers.0");
   }
 }
@@ -96,7 +100,8 @@ TEST_F(BlockQuantizerTest, EachMethodAsksForTheStreamsItReads) {
   const auto needs = [&](QuantMethod method, double alpha) {
     options_.method = method;
     options_.alpha = alpha;
-    return std::pair(BlockQuantizer::needs_statistics(options_), BlockQuantizer::needs_fp_stream(options_));
+    return std::pair(BlockQuantizer::needs_statistics(options_),
+                     BlockQuantizer::needs_fp_stream(options_));
   };
   EXPECT_EQ(needs(QuantMethod::kD2Quant, 0.25), std::pair(true, true));
   EXPECT_EQ(needs(QuantMethod::kGptaq, 0.25), std::pair(true, true));

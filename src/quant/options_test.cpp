@@ -89,12 +89,27 @@ TEST(Options, EveryMistakeIsAnErrorThatNamesTheOption) {
       {[](Options& o) { o.damping = 0.0; }, "--damp"},
       {[](Options& o) { o.damping = 1.01; }, "--damp"},
       {[](Options& o) { o.damping = NAN; }, "--damp"},
-      {[](Options& o) { o.shift_gate = {ShiftGate::Kind::kSnr, -1.0}; }, "--dac-gate"},
-      {[](Options& o) { o.shift_gate = {ShiftGate::Kind::kTopFraction, NAN}; }, "--dac-gate"},
+      {[](Options& o) {
+         o.shift_gate = {ShiftGate::Kind::kSnr, -1.0};
+       },
+       "--dac-gate"},
+      {[](Options& o) {
+         o.shift_gate = {ShiftGate::Kind::kTopFraction, NAN};
+       },
+       "--dac-gate"},
       {[](Options& o) { o.products = DType::kF16; }, "products"},
-      {[](Options& o) { o.layers = {{"([", 2, 64}}; }, "'(['"},
-      {[](Options& o) { o.layers = {{"down", 7, 64}}; }, "bits 7"},
-      {[](Options& o) { o.layers = {{"down", 2, 4}}; }, "--layer"},
+      {[](Options& o) {
+         o.layers = {{"([", 2, 64}};
+       },
+       "'(['"},
+      {[](Options& o) {
+         o.layers = {{"down", 7, 64}};
+       },
+       "bits 7"},
+      {[](Options& o) {
+         o.layers = {{"down", 2, 4}};
+       },
+       "--layer"},
       {[](Options& o) { o.keep = {"*"}; }, "--keep"},
   };
   for (const Mistake& mistake : mistakes) {

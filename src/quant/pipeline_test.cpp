@@ -43,7 +43,8 @@ class PipelineTest : public ::testing::Test {
     options_.sequence_length = 32;
   }
 
-  nlohmann::json run(const std::string& name, const QuantizeOptions& options, const ProgressSink& progress = {}) {
+  nlohmann::json run(const std::string& name, const QuantizeOptions& options,
+                     const ProgressSink& progress = {}) {
     return quantize(model_, out(name), options, *device_, pool_, progress);
   }
   fs::path out(const std::string& name) const { return folder_.path() / name; }
@@ -68,7 +69,8 @@ class PipelineTest : public ::testing::Test {
   /// Throws when the run would start block `layer`.
   static ProgressSink stop_at_block(int64_t layer) {
     return [layer](const ProgressEvent& event) {
-      if (event.stage == "quantize" && event.done == layer) fail(ErrorCode::kInterrupted, "stopped");
+      if (event.stage == "quantize" && event.done == layer)
+        fail(ErrorCode::kInterrupted, "stopped");
     };
   }
 
@@ -98,8 +100,10 @@ TEST_P(EveryRun, GivesAFolderThatRunsAsItsWeights) {
     const std::shared_ptr<const WeightSource> packed = open_model(out(name));
     EXPECT_EQ(packed->format(), "d2quant");
     EXPECT_TRUE(packed->packed("model.layers.1.mlp.down_proj.weight"));
-    // Packed products take inputs as 16-bit integers, off by up to 1.6e-5 of the largest: 14 of them.
-    EXPECT_LE(test::relative_difference(logits(packed), logits(std::make_shared<Expanded>(packed))), 5e-4);
+    // Packed products take inputs as 16-bit integers, off by up to 1.6e-5 of the largest: 14 of
+    // them.
+    EXPECT_LE(test::relative_difference(logits(packed), logits(std::make_shared<Expanded>(packed))),
+              5e-4);
     // 255 steps over about five deviations: a hundredth a linear, over 14 linears.
     if (bits == 8) {
       EXPECT_LE(distance_from_model(name), 0.1);
@@ -107,11 +111,12 @@ TEST_P(EveryRun, GivesAFolderThatRunsAsItsWeights) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Options, EveryRun,
-                         ::testing::Combine(::testing::Values(QuantMethod::kD2Quant, QuantMethod::kGptaq,
-                                                              QuantMethod::kGptq, QuantMethod::kRtn),
-                                            ::testing::Values(RotationKind::kBlock, RotationKind::kFull,
-                                                              RotationKind::kNone)));
+INSTANTIATE_TEST_SUITE_P(
+    Options, EveryRun,
+    ::testing::Combine(::testing::Values(QuantMethod::kD2Quant, QuantMethod::kGptaq,
+                                         QuantMethod::kGptq, QuantMethod::kRtn),
+                       ::testing::Values(RotationKind::kBlock, RotationKind::kFull,
+                                         RotationKind::kNone)));
 
 TEST_F(PipelineTest, MoreBitsComeNearerToTheModel) {
   std::map<int, double> distance;
@@ -146,7 +151,8 @@ TEST_F(PipelineTest, AStoppedRunResumesToTheSameBytes) {
     run("whole", options);
     for (const int64_t layer : {0, 1}) {
       options.resume = false;
-      D2Q_EXPECT_ERROR(run("resumed", options, stop_at_block(layer)), ErrorCode::kInterrupted, "stopped");
+      D2Q_EXPECT_ERROR(run("resumed", options, stop_at_block(layer)), ErrorCode::kInterrupted,
+                       "stopped");
       options.resume = true;
       EXPECT_EQ(run("resumed", options)["resumed_blocks"], layer);
       EXPECT_EQ(files("resumed"), files("whole"));
@@ -219,7 +225,8 @@ TEST_F(PipelineTest, SolvedLinearsAreNearerThanRoundedOnes) {
     EXPECT_EQ(block["linears"].size(), 7u);
     for (const nlohmann::json& linear : block["linears"]) {
       EXPECT_LT(linear["objective_after"], linear["objective_before"]) << linear["name"];
-      EXPECT_EQ(linear["grid"], linear["name"].get<std::string>().ends_with("down_proj") ? "planes" : "uniform");
+      EXPECT_EQ(linear["grid"],
+                linear["name"].get<std::string>().ends_with("down_proj") ? "planes" : "uniform");
     }
   }
 }
@@ -234,7 +241,8 @@ TEST_F(PipelineTest, KeptLinearsStayInF16AndOverridesApply) {
   EXPECT_FALSE(packed->packed(kept));
   const Matrix<float> stored = packed->load(kept);
   const Matrix<float> original = open_model(model_)->load(kept);
-  for (int64_t i = 0; i < stored.size(); ++i) EXPECT_EQ(stored.data()[i], to_float(to_half(original.data()[i])));
+  for (int64_t i = 0; i < stored.size(); ++i)
+    EXPECT_EQ(stored.data()[i], to_float(to_half(original.data()[i])));
   EXPECT_EQ(packed->packed("model.layers.0.self_attn.v_proj.weight")->layout.bits, 8);
   EXPECT_EQ(packed->packed("model.layers.0.self_attn.v_proj.weight")->layout.group_size, 48);
   EXPECT_EQ(packed->packed("model.layers.0.self_attn.q_proj.weight")->layout.bits, 2);
@@ -276,7 +284,8 @@ TEST_F(PipelineTest, BiasesTiedHeadsAndHeadNormsAreCarriedOver) {
 
 TEST_F(PipelineTest, AnOutputThatCannotBeMadeIsAnIoError) {
   folder_.write("file", "not a folder");
-  D2Q_EXPECT_ERROR(quantize(model_, out("file") / "out", options_, *device_, pool_, {}), ErrorCode::kIo, "out");
+  D2Q_EXPECT_ERROR(quantize(model_, out("file") / "out", options_, *device_, pool_, {}),
+                   ErrorCode::kIo, "out");
 }
 
 TEST_F(PipelineTest, AFullDiskIsAnIoErrorAndTheRunResumes) {
@@ -304,7 +313,8 @@ TEST_F(PipelineTest, AFullDiskIsAnIoErrorAndTheRunResumes) {
 
 TEST_F(PipelineTest, AQuantizedModelIsRefused) {
   run("out", options_);
-  D2Q_EXPECT_ERROR(quantize(out("out"), out("again"), options_, *device_, pool_, {}), ErrorCode::kInvalidArgument, "quantized already");
+  D2Q_EXPECT_ERROR(quantize(out("out"), out("again"), options_, *device_, pool_, {}),
+                   ErrorCode::kInvalidArgument, "quantized already");
 }
 
 }  // namespace

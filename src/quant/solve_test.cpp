@@ -13,21 +13,27 @@ namespace {
 constexpr double kDamping = 0.01;
 
 Grid uniform(int bits) { return {GridKind::kUniform, bits, true, false, 15}; }
-Grid planes(int bits, bool column_scale) { return {GridKind::kSignPlanes, bits, false, column_scale, 15}; }
+Grid planes(int bits, bool column_scale) {
+  return {GridKind::kSignPlanes, bits, false, column_scale, 15};
+}
 
 Matrix<double> deviation_of(const test::SolverProblem& problem) {
   Matrix<double> result = test::widen(problem.cross);
-  for (int64_t i = 0; i < result.size(); ++i) result.data()[i] -= static_cast<double>(problem.gram.data()[i]);
+  for (int64_t i = 0; i < result.size(); ++i)
+    result.data()[i] -= static_cast<double>(problem.gram.data()[i]);
   return result;
 }
 
 class SolveTest : public ::testing::Test {
  protected:
   InputSetSolver solver(const test::SolverProblem& problem, double alpha) {
-    return {*device_, pool_, problem.gram.clone(), problem.cross.clone(), SolveOptions{alpha, kDamping}, "test"};
+    return {
+        *device_, pool_, problem.gram.clone(), problem.cross.clone(), SolveOptions{alpha, kDamping},
+        "test"};
   }
   InputSetSolver gptq_solver(const test::SolverProblem& problem) {
-    return {*device_, pool_, problem.gram.clone(), Matrix<float>(), SolveOptions{0.25, kDamping}, "test"};
+    return {*device_, pool_, problem.gram.clone(), Matrix<float>(), SolveOptions{0.25, kDamping},
+            "test"};
   }
 
   ThreadPool pool_{2};
@@ -45,8 +51,10 @@ TEST_F(SolveTest, FollowsTheLiteralMethod) {
   for (const auto& [n, group_size] : shapes) {
     const test::SolverProblem problem = test::solver_problem(20, n);
     InputSetSolver subject = solver(problem, 0.25);
-    const test::LiteralGptaq literal(test::widen(problem.gram), deviation_of(problem), 0.25, kDamping, group_size);
-    for (const Grid& grid : {uniform(2), uniform(3), uniform(4), planes(2, true), planes(3, false)}) {
+    const test::LiteralGptaq literal(test::widen(problem.gram), deviation_of(problem), 0.25,
+                                     kDamping, group_size);
+    for (const Grid& grid :
+         {uniform(2), uniform(3), uniform(4), planes(2, true), planes(3, false)}) {
       const LinearSolution solution = subject.solve(problem.weight, grid, group_size);
       const auto verdict = literal.judge(problem.weight, solution, kMargin);
       EXPECT_EQ(verdict.wrong_codes, 0) << n << "/" << group_size << ", bits " << grid.bits;
@@ -61,7 +69,8 @@ TEST_F(SolveTest, TheLiteralMethodTellsOtherSettingsApart) {
   const test::SolverProblem problem = test::solver_problem(20, 96);
   const LinearSolution solution = solver(problem, 0.25).solve(problem.weight, uniform(3), 32);
   const auto wrong_codes = [&](double alpha, double damping, int64_t group_size) {
-    const test::LiteralGptaq literal(test::widen(problem.gram), deviation_of(problem), alpha, damping, group_size);
+    const test::LiteralGptaq literal(test::widen(problem.gram), deviation_of(problem), alpha,
+                                     damping, group_size);
     return literal.judge(problem.weight, solution, kMargin).wrong_codes;
   };
   EXPECT_EQ(wrong_codes(0.25, kDamping, 32), 0);
@@ -127,7 +136,8 @@ TEST_F(SolveTest, WithoutStatisticsEveryWeightIsRounded) {
   const LinearSolution solution = subject.solve(problem.weight, uniform(3), 48);
   Matrix<double> identity(100, 100, true);
   for (int64_t i = 0; i < 100; ++i) identity(i, i) = 1.0;
-  const test::LiteralGptaq rounding(std::move(identity), Matrix<double>(100, 100, true), 0.0, 0.0, 48);
+  const test::LiteralGptaq rounding(std::move(identity), Matrix<double>(100, 100, true), 0.0, 0.0,
+                                    48);
   const auto verdict = rounding.judge(problem.weight, solution, 1e-5);
   EXPECT_EQ(verdict.wrong_codes, 0);
   EXPECT_EQ(verdict.wrong_scales, 0);
@@ -138,7 +148,8 @@ TEST_F(SolveTest, WithoutStatisticsEveryWeightIsRounded) {
 TEST_F(SolveTest, DeadColumnsBecomeZeroAndTheirWeightsDoNotMatter) {
   test::SolverProblem problem = test::solver_problem(20, 96, {5, 40, 41});
   const LinearSolution solution = solver(problem, 0.25).solve(problem.weight, uniform(2), 32);
-  const test::LiteralGptaq literal(test::widen(problem.gram), deviation_of(problem), 0.25, kDamping, 32);
+  const test::LiteralGptaq literal(test::widen(problem.gram), deviation_of(problem), 0.25, kDamping,
+                                   32);
   EXPECT_EQ(literal.judge(problem.weight, solution, kMargin).wrong_codes, 0);
   const Matrix<float> quantized = reconstruct(solution);
   for (int64_t i = 0; i < 20; ++i) {
@@ -154,7 +165,8 @@ TEST_F(SolveTest, DeadColumnsBecomeZeroAndTheirWeightsDoNotMatter) {
 
 TEST_F(SolveTest, AllColumnsDeadIsAllZero) {
   const test::SolverProblem problem = test::solver_problem(4, 32);
-  InputSetSolver subject(*device_, pool_, Matrix<float>(32, 32, true), Matrix<float>(), SolveOptions{0.25, kDamping}, "test");
+  InputSetSolver subject(*device_, pool_, Matrix<float>(32, 32, true), Matrix<float>(),
+                         SolveOptions{0.25, kDamping}, "test");
   const LinearSolution solution = subject.solve(problem.weight, uniform(2), 16);
   const Matrix<float> quantized = reconstruct(solution);
   for (const float value : quantized.span()) EXPECT_EQ(value, 0.0f);
@@ -172,7 +184,8 @@ Matrix<float> indefinite_gram(float a) {
 TEST_F(SolveTest, DampsMoreUntilTheFactorisationSucceeds) {
   const test::SolverProblem problem = test::solver_problem(8, 16);
   const auto damping_for = [&](float a) {
-    InputSetSolver subject(*device_, pool_, indefinite_gram(a), Matrix<float>(), SolveOptions{0.0, kDamping}, "test");
+    InputSetSolver subject(*device_, pool_, indefinite_gram(a), Matrix<float>(),
+                           SolveOptions{0.0, kDamping}, "test");
     const LinearSolution solution = subject.solve(problem.weight, uniform(2), 8);
     EXPECT_FALSE(solution.rounded_only);
     return solution.damping;
@@ -184,25 +197,30 @@ TEST_F(SolveTest, DampsMoreUntilTheFactorisationSucceeds) {
 
 TEST_F(SolveTest, RoundsPlainlyWhenNoDampingHelps) {
   const test::SolverProblem problem = test::solver_problem(8, 16);
-  InputSetSolver subject(*device_, pool_, indefinite_gram(3.0f), Matrix<float>(), SolveOptions{0.0, kDamping}, "test");
+  InputSetSolver subject(*device_, pool_, indefinite_gram(3.0f), Matrix<float>(),
+                         SolveOptions{0.0, kDamping}, "test");
   const LinearSolution solution = subject.solve(problem.weight, uniform(2), 8);
   EXPECT_TRUE(solution.rounded_only);
   EXPECT_DOUBLE_EQ(solution.damping, 1.0);
   EXPECT_EQ(solution.objective_after, solution.objective_before);
-  const LinearSolution rounded = InputSetSolver(*device_, pool_, 16).solve(problem.weight, uniform(2), 8);
+  const LinearSolution rounded =
+      InputSetSolver(*device_, pool_, 16).solve(problem.weight, uniform(2), 8);
   EXPECT_EQ(solution.codes, rounded.codes);
 }
 
 TEST_F(SolveTest, StatisticsThatAreNotFiniteAreAnErrorNamingTheLinear) {
   const test::SolverProblem problem = test::solver_problem(4, 16);
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     Matrix<float> gram = problem.gram.clone();
     gram(3, 7) = bad;
-    D2Q_EXPECT_ERROR(InputSetSolver(*device_, pool_, std::move(gram), Matrix<float>(), SolveOptions{0.0, kDamping}, "block 3 q_proj"),
+    D2Q_EXPECT_ERROR(InputSetSolver(*device_, pool_, std::move(gram), Matrix<float>(),
+                                    SolveOptions{0.0, kDamping}, "block 3 q_proj"),
                      ErrorCode::kNumeric, "block 3 q_proj");
     Matrix<float> cross = problem.cross.clone();
     cross(15, 0) = bad;
-    D2Q_EXPECT_ERROR(InputSetSolver(*device_, pool_, problem.gram.clone(), std::move(cross), SolveOptions{0.25, kDamping}, "block 4 o_proj"),
+    D2Q_EXPECT_ERROR(InputSetSolver(*device_, pool_, problem.gram.clone(), std::move(cross),
+                                    SolveOptions{0.25, kDamping}, "block 4 o_proj"),
                      ErrorCode::kNumeric, "block 4 o_proj");
   }
 }
@@ -240,7 +258,8 @@ TEST_F(SolveTest, GivesTheSameBitsOnAnyNumberOfThreads) {
   for (const int n_threads : {1, 3}) {
     ThreadPool pool(n_threads);
     const auto device = make_cpu_device(pool);
-    InputSetSolver subject(*device, pool, problem.gram.clone(), problem.cross.clone(), SolveOptions{0.25, kDamping}, "test");
+    InputSetSolver subject(*device, pool, problem.gram.clone(), problem.cross.clone(),
+                           SolveOptions{0.25, kDamping}, "test");
     solutions.push_back(subject.solve(problem.weight, planes(2, true), 48));
   }
   EXPECT_EQ(solutions[0].codes, solutions[1].codes);

@@ -1,5 +1,5 @@
-// METHOD.md §4 written out literally in f64: explicit inverse, Cholesky, P by its formula, one row and
-// one column at a time. Included by tests only.
+// METHOD.md §4 written out literally in f64: explicit inverse, Cholesky, P by its formula, one row
+// and one column at a time. Included by tests only.
 #pragma once
 
 #include <algorithm>
@@ -66,8 +66,8 @@ inline Matrix<double> upper_cholesky(const Matrix<double>& a) {
   return u;
 }
 
-/// The literal walk, led by the decisions of a solution: it takes the solution's scales and codes and
-/// counts those that it would not have made itself.
+/// The literal walk, led by the decisions of a solution: it takes the solution's scales and codes
+/// and counts those that it would not have made itself.
 class LiteralGptaq {
  public:
   /// hessian, deviation (D) [n, n]; alpha 0 is GPTQ.
@@ -154,7 +154,8 @@ class LiteralGptaq {
     for (int64_t k = begin; k < end; ++k) {
       const int64_t column = order_[at(k)];
       const int64_t group = column / group_size_;
-      const float* params = solution.params.data() + row * solution.layout.n_groups() * n_params + group * n_params;
+      const float* params =
+          solution.params.data() + row * solution.layout.n_groups() * n_params + group * n_params;
       const bool starts = k == 0 || order_[at(k - 1)] / group_size_ != group;
       if (starts && solution.layout.kind == PackedKind::kUniform) {
         const int64_t size = std::min(group_size_, n_ - group * group_size_);
@@ -174,7 +175,8 @@ class LiteralGptaq {
       for (int64_t j = k; j < end; ++j) w[at(j)] -= errors[at(k)] * u_(k, j) - target * p_(k, j);
     }
     for (int64_t j = end; j < n_; ++j) {
-      for (int64_t k = begin; k < end; ++k) w[at(j)] -= errors[at(k)] * u_(k, j) - w[at(k)] * p_(k, j);
+      for (int64_t k = begin; k < end; ++k)
+        w[at(j)] -= errors[at(k)] * u_(k, j) - w[at(k)] * p_(k, j);
     }
   }
 
@@ -184,12 +186,14 @@ class LiteralGptaq {
     }
     double sum = 0.0;
     for (int p = 0; p < layout.bits; ++p) {
-      sum += (code >> p & 1) != 0 ? static_cast<double>(params[p]) : -static_cast<double>(params[p]);
+      sum +=
+          (code >> p & 1) != 0 ? static_cast<double>(params[p]) : -static_cast<double>(params[p]);
     }
     return sum;
   }
 
-  static double clip_error(const std::vector<double>& values, double scale, double zero, double max_code) {
+  static double clip_error(const std::vector<double>& values, double scale, double zero,
+                           double max_code) {
     double sum = 0.0;
     for (const double value : values) {
       const double code = std::clamp(std::nearbyint(value / scale) + zero, 0.0, max_code);
@@ -206,12 +210,13 @@ class LiteralGptaq {
     double best = HUGE_VAL;
     for (int i = 0; i < 80; ++i) {
       const double p = 1.0 - i / 100.0;
-      const auto scale = static_cast<double>(
-          to_float(to_half(static_cast<float>(p * (high - low) / max_code))));
+      const auto scale =
+          static_cast<double>(to_float(to_half(static_cast<float>(p * (high - low) / max_code))));
       const double zero = std::clamp(std::nearbyint(-p * low / scale), 0.0, max_code);
       best = std::min(best, clip_error(values, scale, zero, max_code));
     }
-    const double found = clip_error(values, static_cast<double>(params[0]), static_cast<double>(params[1]), max_code);
+    const double found = clip_error(values, static_cast<double>(params[0]),
+                                    static_cast<double>(params[1]), max_code);
     return found <= best * 1.001;
   }
 

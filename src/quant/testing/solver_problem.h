@@ -51,7 +51,8 @@ inline SolverProblem solver_problem(int64_t rows, int64_t n, const std::vector<i
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < n; ++j) {
         double total = 0.0;
-        for (int64_t t = 0; t < tokens; ++t) total += static_cast<double>(a(t, i)) * static_cast<double>(p.x(t, j));
+        for (int64_t t = 0; t < tokens; ++t)
+          total += static_cast<double>(a(t, i)) * static_cast<double>(p.x(t, j));
         sum(i, j) = static_cast<float>(total / static_cast<double>(tokens));
       }
     }
