@@ -328,6 +328,7 @@ QuantizedBlock BlockQuantizer::quantize(int64_t layer, const Streams& streams, c
       if (correct) {
         result.deviation = deviation.shift(n_tokens, options_.shift_gate);
         current.mlp_norm.shift = to_device(device_, result.deviation->shift.data(), 1, config.hidden_size);
+        if (!fp.mlp_norm.shift.empty()) device_.add(current.mlp_norm.shift, fp.mlp_norm.shift);
       }
       for_chunks([&](int64_t begin, int64_t count) {
         const Tensor h = caches_->input.row_range(0, count);

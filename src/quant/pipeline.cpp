@@ -203,13 +203,14 @@ std::vector<OutputFolder::RestTensor> rest_of_model(const WeightSource& source, 
   const std::string embedding = std::string(modules.embedding.hf) + ".weight";
   rest.push_back({embedding, source.load(embedding), true});
   rest.push_back({final_norm + ".weight", source.load(final_norm + ".weight"), false});
+  const std::string bias = final_norm + ".bias";
   if (last_block.contains("final_shift")) {
     const auto shift = last_block["final_shift"].get<std::vector<float>>();
-    Matrix<float> values(1, static_cast<int64_t>(shift.size()));
-    std::copy(shift.begin(), shift.end(), values.data());
-    rest.push_back({final_norm + ".bias", std::move(values), false});
-  } else if (source.has(final_norm + ".bias")) {
-    rest.push_back({final_norm + ".bias", source.load(final_norm + ".bias"), false});
+    Matrix<float> values = source.has(bias) ? source.load(bias) : Matrix<float>(1, static_cast<int64_t>(shift.size()), true);
+    for (size_t j = 0; j < shift.size(); ++j) values.data()[j] += shift[j];
+    rest.push_back({bias, std::move(values), false});
+  } else if (source.has(bias)) {
+    rest.push_back({bias, source.load(bias), false});
   }
   if (!source.config().tied_embeddings) {
     const std::string head = std::string(modules.head.hf) + ".weight";
