@@ -1,4 +1,5 @@
-// Arithmetic on sizes that come from files: overflow is the file's lie, so it throws Error{kCorrupt}.
+// Arithmetic on sizes that come from files: overflow is the file's lie, so it throws
+// Error{kCorrupt}.
 #pragma once
 
 #include <cstdint>

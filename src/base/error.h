@@ -49,11 +49,11 @@ template <typename... Args>
 }  // namespace d2q
 
 /// Always on, once per call at a module's edge: D2Q_CHECK(a == b, "rows {} against {}", a, b).
-#define D2Q_CHECK(condition, ...)                                                          \
-  do {                                                                                     \
-    if (!(condition)) {                                                                    \
-      ::d2q::check_failed(#condition, __FILE__, __LINE__, ::fmt::format(__VA_ARGS__));     \
-    }                                                                                      \
+#define D2Q_CHECK(condition, ...)                                                      \
+  do {                                                                                 \
+    if (!(condition)) {                                                                \
+      ::d2q::check_failed(#condition, __FILE__, __LINE__, ::fmt::format(__VA_ARGS__)); \
+    }                                                                                  \
   } while (false)
 
 /// For inner loops: on in builds without NDEBUG only.

@@ -38,7 +38,8 @@ constexpr float to_float(Half value) {
   const uint32_t exponent = (value.bits >> 10) & 0x1fu;
   uint32_t mantissa = value.bits & 0x3ffu;
   if (exponent == 0x1fu) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
-  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  if (exponent != 0)
+    return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
   if (mantissa == 0) return std::bit_cast<float>(sign);
   uint32_t shift = 0;
   while ((mantissa & 0x400u) == 0) {

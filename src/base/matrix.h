@@ -19,7 +19,9 @@ class Matrix {
   Matrix() = default;
   /// Zero-filled when `zero`, else uninitialised. Throws std::bad_alloc.
   Matrix(int64_t rows, int64_t cols, bool zero = false) : rows_(rows), cols_(cols) {
-    const uint64_t bytes = checked_mul(checked_mul(static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), "matrix"), sizeof(T), "matrix");
+    const uint64_t bytes =
+        checked_mul(checked_mul(static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), "matrix"),
+                    sizeof(T), "matrix");
     const uint64_t padded = checked_add(bytes, 63, "matrix") / 64 * 64;
     data_.reset(static_cast<T*>(std::aligned_alloc(64, padded == 0 ? 64 : padded)));
     if (!data_) throw std::bad_alloc();

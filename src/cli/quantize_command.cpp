@@ -154,8 +154,8 @@ void quantize_model(const QuantizeCommand& command, const GlobalOptions& global)
   Runtime runtime(global);
   const QuantizeOptions options = as_usage([&] { return make_options(command, runtime.device()); });
   if (command.dry_run) return print_plan(command, plan_quantization(command.model, options));
-  print_report(command, quantize_to_folder(command, options, runtime,
-                                           make_progress_sink(global.progress)));
+  print_report(command,
+               quantize_to_folder(command, options, runtime, make_progress_sink(global.progress)));
 }
 
 template <typename Map>
@@ -166,7 +166,10 @@ std::vector<std::string> names(const Map& map) {
 }
 
 void add_method_options(CLI::App& quantize, QuantizeCommand& command) {
-  quantize.add_option("--preset", command.preset, "Settings that the other options change: best, fast, or paper (the published method)")
+  quantize
+      .add_option(
+          "--preset", command.preset,
+          "Settings that the other options change: best, fast, or paper (the published method)")
       ->capture_default_str();
   quantize.add_option("--bits", command.bits, "Bits a weight: 2, 3, 4 or 8 [preset]");
   quantize.add_option("--group", command.group_size, "Columns that share scales [preset]");
@@ -181,8 +184,9 @@ void add_method_options(CLI::App& quantize, QuantizeCommand& command) {
   quantize.add_option(
       "--dac-gate", command.shift_gate,
       "Channels that the correction may shift: snr=T, top=T (fraction) or explained=T [preset]");
-  quantize.add_option("--refine", command.refine_rounds,
-                      "Rounds of scale refit and code descent; presets best and fast only [preset]");
+  quantize.add_option(
+      "--refine", command.refine_rounds,
+      "Rounds of scale refit and code descent; presets best and fast only [preset]");
   quantize.add_option("--alpha", command.alpha,
                       "Weight of the asymmetric term; 0 is GPTQ [preset]");
   quantize.add_option("--damping", command.damping,

@@ -45,7 +45,8 @@ void generate_text(RunCommand& command, const GlobalOptions& global) {
   LoadedModel model(runtime.device(), command.model, command.precision);
   const ModelConfig& config = model.source->config();
   const auto prompt = model.tokenizer->encode(command.prompt, /*add_special=*/true);
-  int64_t context = static_cast<int64_t>(prompt.size()) + std::max<int64_t>(command.options.max_tokens, 1);
+  int64_t context =
+      static_cast<int64_t>(prompt.size()) + std::max<int64_t>(command.options.max_tokens, 1);
   if (command.context > 0) context = command.context;
   if (config.max_positions > 0) context = std::min(context, config.max_positions);
   if (!command.ignore_eos) command.options.stop_tokens = config.eos_tokens;

@@ -66,14 +66,14 @@ class Device {
   virtual void embed(std::span<const int32_t> ids, const Tensor& table, const Tensor& y) = 0;
   /// y = norm(x); x f32 [T, n], y f32 or bf16; in place when y is x.
   virtual void norm(const Tensor& x, const NormParams& params, const Tensor& y) = 0;
-  /// Rotates halves (HF convention) of each head in place. x [T, n_heads*head_dim] f32; row t uses row
-  /// positions[t] of cos, sin: [n_positions, rotary_dim/2] f32, rotary_dim <= head_dim.
+  /// Rotates halves (HF convention) of each head in place. x [T, n_heads*head_dim] f32; row t uses
+  /// row positions[t] of cos, sin: [n_positions, rotary_dim/2] f32, rotary_dim <= head_dim.
   virtual void rope(const Tensor& x, int64_t n_heads, std::span<const int32_t> positions,
                     const Tensor& cos, const Tensor& sin) = 0;
   /// y[T, n_heads*head_dim] = softmax(scale q kᵀ + causal mask) v, tile by tile: no T x T matrix.
-  /// q, y f32 (y may be bf16); k, v [n_sequences*(past_length+sequence_length), n_kv_heads*head_dim]
-  /// f32 or bf16 or f16. `products` kF32: f32 products; kBF16: q, k, v and the probabilities
-  /// rounded to bf16, f32 sums.
+  /// q, y f32 (y may be bf16); k, v [n_sequences*(past_length+sequence_length),
+  /// n_kv_heads*head_dim] f32 or bf16 or f16. `products` kF32: f32 products; kBF16: q, k, v and the
+  /// probabilities rounded to bf16, f32 sums.
   virtual void attention(const Tensor& q, const Tensor& k, const Tensor& v,
                          const AttentionShape& shape, const Tensor& y, DType products) = 0;
   /// y = act(gate) ⊙ up; gate, up f32 [T, f]; y f32 or bf16.

@@ -1,7 +1,7 @@
-// The solver's inner loops on 16-lane vectors of the compiler, included inside the anonymous namespace
-// of each ISA's file, whose flags decide how a vector is cut into registers. Being in an anonymous
-// namespace, nothing here can be merged by the linker with another ISA's copy. No include guard and no
-// includes on purpose.
+// The solver's inner loops on 16-lane vectors of the compiler, included inside the anonymous
+// namespace of each ISA's file, whose flags decide how a vector is cut into registers. Being in an
+// anonymous namespace, nothing here can be merged by the linker with another ISA's copy. No include
+// guard and no includes on purpose.
 
 typedef float Lanes __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t IntLanes __attribute__((vector_size(64), aligned(4), may_alias));
@@ -9,7 +9,9 @@ typedef int32_t IntLanes __attribute__((vector_size(64), aligned(4), may_alias))
 #define D2Q_LANES_INLINE static inline __attribute__((always_inline))
 
 D2Q_LANES_INLINE Lanes load_lanes(const float* p) { return *reinterpret_cast<const Lanes*>(p); }
-D2Q_LANES_INLINE IntLanes load_lanes(const int32_t* p) { return *reinterpret_cast<const IntLanes*>(p); }
+D2Q_LANES_INLINE IntLanes load_lanes(const int32_t* p) {
+  return *reinterpret_cast<const IntLanes*>(p);
+}
 D2Q_LANES_INLINE void store_lanes(float* p, Lanes v) { *reinterpret_cast<Lanes*>(p) = v; }
 D2Q_LANES_INLINE void store_lanes(int32_t* p, IntLanes v) { *reinterpret_cast<IntLanes*>(p) = v; }
 D2Q_LANES_INLINE IntLanes bits_of(Lanes v) { return reinterpret_cast<IntLanes&>(v); }
@@ -26,8 +28,8 @@ D2Q_LANES_INLINE Lanes round_even(Lanes x) {
   return (x + kMagic) - kMagic;
 }
 
-/// |x|^2.4 to 2e-5 relative: 2^(2.4·log2|x|), log2 of the mantissa in [1/√2, √2) by an odd series in
-/// (m−1)/(m+1), 2^f by its Taylor polynomial on [−1/2, 1/2].
+/// |x|^2.4 to 2e-5 relative: 2^(2.4·log2|x|), log2 of the mantissa in [1/√2, √2) by an odd series
+/// in (m−1)/(m+1), 2^f by its Taylor polynomial on [−1/2, 1/2].
 D2Q_LANES_INLINE Lanes power_2_4(Lanes x) {
   const IntLanes bits = bits_of(x) & 0x7fffffff;
   const IntLanes shifted = bits - 0x3f3504f3;
@@ -35,7 +37,8 @@ D2Q_LANES_INLINE Lanes power_2_4(Lanes x) {
   const Lanes m = lanes_of((shifted & 0x007fffff) + 0x3f3504f3);
   const Lanes t = (m - 1.0f) / (m + 1.0f);
   const Lanes t2 = t * t;
-  const Lanes log2_m = t * (2.88539008f + t2 * (0.961796694f + t2 * (0.577078016f + t2 * 0.412198583f)));
+  const Lanes log2_m =
+      t * (2.88539008f + t2 * (0.961796694f + t2 * (0.577078016f + t2 * 0.412198583f)));
   Lanes y = 2.4f * (exponent + log2_m);
   y = select_lanes(y < -126.0f, y * 0.0f - 126.0f, y);
   const Lanes whole = round_even(y);
@@ -43,13 +46,14 @@ D2Q_LANES_INLINE Lanes power_2_4(Lanes x) {
   const Lanes two_f =
       1.0f + f * (0.693147181f +
                   f * (0.240226507f +
-                       f * (0.0555041087f + f * (0.00961812911f + f * (0.00133335581f + f * 1.54035304e-4f)))));
+                       f * (0.0555041087f +
+                            f * (0.00961812911f + f * (0.00133335581f + f * 1.54035304e-4f)))));
   const Lanes power = lanes_of(bits_of(two_f) + (__builtin_convertvector(whole, IntLanes) << 23));
   return select_lanes(bits == 0, power * 0.0f, power);
 }
 
-void clip_errors(const float* values, int64_t n, const float* scales, const float* zeros, float max_code,
-                 float* errors) noexcept {
+void clip_errors(const float* values, int64_t n, const float* scales, const float* zeros,
+                 float max_code, float* errors) noexcept {
   const Lanes scale = load_lanes(scales);
   const Lanes zero = load_lanes(zeros);
   const Lanes inverse = 1.0f / scale;
@@ -65,8 +69,8 @@ void clip_errors(const float* values, int64_t n, const float* scales, const floa
   store_lanes(errors, total);
 }
 
-void plane_sums(const float* x, const int32_t* codes, const float* c, int64_t cols, int planes, float* products,
-                float* differing) noexcept {
+void plane_sums(const float* x, const int32_t* codes, const float* c, int64_t cols, int planes,
+                float* products, float* differing) noexcept {
   const Lanes zero = load_lanes(x) * 0.0f;
   Lanes product[kSolverMaxPlanes] = {zero, zero, zero};
   Lanes unequal[kSolverMaxPlanes] = {zero, zero, zero};  // pairs (1,0), (2,0), (2,1)
@@ -86,21 +90,25 @@ void plane_sums(const float* x, const int32_t* codes, const float* c, int64_t co
   }
   for (int p = 0; p < planes; ++p) {
     store_lanes(products + p * kSolverLanes, product[p]);
-    for (int q = 0; q < p; ++q) store_lanes(differing + (p * planes + q) * kSolverLanes, unequal[p + q - 1]);
+    for (int q = 0; q < p; ++q)
+      store_lanes(differing + (p * planes + q) * kSolverLanes, unequal[p + q - 1]);
   }
 }
 
 void flip_codes(int32_t* codes, int64_t cols, const int32_t* mask) noexcept {
   const IntLanes flips = load_lanes(mask);
-  for (int64_t j = 0; j < cols; ++j) store_lanes(codes + j * kSolverLanes, load_lanes(codes + j * kSolverLanes) ^ flips);
+  for (int64_t j = 0; j < cols; ++j)
+    store_lanes(codes + j * kSolverLanes, load_lanes(codes + j * kSolverLanes) ^ flips);
 }
 
-void plane_column_sums(const float* x, const int32_t* codes, const float* levels, int n_levels, int64_t cols,
-                       int64_t n_lanes, float* numerators, float* denominators) noexcept {
+void plane_column_sums(const float* x, const int32_t* codes, const float* levels, int n_levels,
+                       int64_t cols, int64_t n_lanes, float* numerators,
+                       float* denominators) noexcept {
   for (int64_t j = 0; j < cols; ++j) {
     const IntLanes code = load_lanes(codes + j * kSolverLanes);
     Lanes s = load_lanes(levels);
-    for (int k = 1; k < n_levels; ++k) s = select_lanes(code == k, load_lanes(levels + k * kSolverLanes), s);
+    for (int k = 1; k < n_levels; ++k)
+      s = select_lanes(code == k, load_lanes(levels + k * kSolverLanes), s);
     float xs[kSolverLanes];
     float ss[kSolverLanes];
     store_lanes(xs, load_lanes(x + j * kSolverLanes) * s);

@@ -24,9 +24,9 @@ enum class GridKind { kUniform, kSignPlanes };
 struct Grid {
   GridKind kind = GridKind::kUniform;
   int bits = 2;
-  bool clip_search = true;     // uniform only
-  bool column_scale = false;   // sign planes only: fit c, else c = 1
-  int fit_iterations = 15;     // sign planes only
+  bool clip_search = true;    // uniform only
+  bool column_scale = false;  // sign planes only: fit c, else c = 1
+  int fit_iterations = 15;    // sign planes only
   /// Numbers kept per row and group: {scale, zero} or {r0, r1[, r2]}.
   int n_params() const { return kind == GridKind::kUniform ? 2 : bits; }
 };
@@ -38,9 +38,9 @@ struct ColumnWalk {
   Tensor asymmetry;       // [in, in] strictly upper P of §4; empty = GPTQ
   Grid grid;
   std::span<const ColumnGroup> groups;  // in walking order, covering all columns
-  Tensor codes;           // out: [out, in] u8; uniform: q; sign planes: bit k set = +r_k
-  Tensor params;          // out: [out, n_groups * n_params], group g's at ColumnGroup::index
-  Tensor column_scale;    // out: [1, in], c (1 where none is fitted); geometric mean 1 in each group
+  Tensor codes;         // out: [out, in] u8; uniform: q; sign planes: bit k set = +r_k
+  Tensor params;        // out: [out, n_groups * n_params], group g's at ColumnGroup::index
+  Tensor column_scale;  // out: [1, in], c (1 where none is fitted); geometric mean 1 in each group
 };
 
 /// In and out of SolverOps::refit_scales and refine_codes (METHOD.md §8.3, §8.4), which lower

@@ -14,24 +14,46 @@ enum class DType : uint8_t { kF32, kBF16, kF16, kF64, kU8, kI32 };
 
 constexpr int64_t size_of(DType type) {
   switch (type) {
-    case DType::kF64: return 8;
+    case DType::kF64:
+      return 8;
     case DType::kF32:
-    case DType::kI32: return 4;
+    case DType::kI32:
+      return 4;
     case DType::kBF16:
-    case DType::kF16: return 2;
-    case DType::kU8: return 1;
+    case DType::kF16:
+      return 2;
+    case DType::kU8:
+      return 1;
   }
   return 0;
 }
 
 template <typename T>
 constexpr DType dtype_of();
-template <> constexpr DType dtype_of<float>() { return DType::kF32; }
-template <> constexpr DType dtype_of<double>() { return DType::kF64; }
-template <> constexpr DType dtype_of<BFloat16>() { return DType::kBF16; }
-template <> constexpr DType dtype_of<Half>() { return DType::kF16; }
-template <> constexpr DType dtype_of<uint8_t>() { return DType::kU8; }
-template <> constexpr DType dtype_of<int32_t>() { return DType::kI32; }
+template <>
+constexpr DType dtype_of<float>() {
+  return DType::kF32;
+}
+template <>
+constexpr DType dtype_of<double>() {
+  return DType::kF64;
+}
+template <>
+constexpr DType dtype_of<BFloat16>() {
+  return DType::kBF16;
+}
+template <>
+constexpr DType dtype_of<Half>() {
+  return DType::kF16;
+}
+template <>
+constexpr DType dtype_of<uint8_t>() {
+  return DType::kU8;
+}
+template <>
+constexpr DType dtype_of<int32_t>() {
+  return DType::kI32;
+}
 
 class Tensor {
  public:
@@ -49,8 +71,10 @@ class Tensor {
 
   /// Rows [begin, begin + count) of the same buffer.
   Tensor row_range(int64_t begin, int64_t count) const {
-    D2Q_CHECK(begin >= 0 && count >= 0 && begin + count <= rows_, "rows {}+{} of {}", begin, count, rows_);
-    return {buffer_, static_cast<std::byte*>(data_) + begin * cols_ * size_of(dtype_), count, cols_, dtype_};
+    D2Q_CHECK(begin >= 0 && count >= 0 && begin + count <= rows_, "rows {}+{} of {}", begin, count,
+              rows_);
+    return {buffer_, static_cast<std::byte*>(data_) + begin * cols_ * size_of(dtype_), count, cols_,
+            dtype_};
   }
   /// The same elements as [rows, cols].
   Tensor reshape(int64_t rows, int64_t cols) const {

@@ -100,7 +100,8 @@ TEST(InverseFactor, TargetMapTimesTheDampedHessianIsTheDeviation) {
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < n; ++j) {
       double sum = 0.0;
-      for (int64_t k = 0; k < n; ++k) sum += map(i, k) * (hessian(k, j) + (k == j ? 0.01 * mean : 0.0));
+      for (int64_t k = 0; k < n; ++k)
+        sum += map(i, k) * (hessian(k, j) + (k == j ? 0.01 * mean : 0.0));
       EXPECT_NEAR(sum, 0.25 * deviation(i, j), 1e-9);
     }
   }

@@ -18,8 +18,8 @@ double quadratic_form(const Matrix<float>& left, const Matrix<float>& m, const M
                       ThreadPool& pool) {
   const int64_t rows = left.rows();
   const int64_t n = m.rows();
-  D2Q_CHECK(m.cols() == n && left.cols() == n && right.cols() == n && right.rows() == rows, "{}x{} in {}", rows,
-            left.cols(), n);
+  D2Q_CHECK(m.cols() == n && left.cols() == n && right.cols() == n && right.rows() == rows,
+            "{}x{} in {}", rows, left.cols(), n);
   const int64_t n_tasks = (rows + kRowsPerTask - 1) / kRowsPerTask;
   std::vector<double> sums(static_cast<size_t>(n_tasks), 0.0);
   pool.parallel_for(n_tasks, [&](int64_t task, int) {

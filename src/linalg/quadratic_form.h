@@ -6,8 +6,8 @@
 
 namespace d2q {
 
-/// Σ_i left_i · (right_i M), rows of left and right [rows, n], M [n, n]. f32 products, sums across tasks
-/// in f64; 2·rows·n² flops; same result on any thread count.
+/// Σ_i left_i · (right_i M), rows of left and right [rows, n], M [n, n]. f32 products, sums across
+/// tasks in f64; 2·rows·n² flops; same result on any thread count.
 double quadratic_form(const Matrix<float>& left, const Matrix<float>& m, const Matrix<float>& right,
                       ThreadPool& pool);
 

@@ -23,7 +23,8 @@ TEST(QuadraticForm, EqualsItsDefinitionOnAnyNumberOfThreads) {
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t a = 0; a < n; ++a) {
       for (int64_t b = 0; b < n; ++b) {
-        expected += static_cast<double>(left(i, b)) * static_cast<double>(right(i, a)) * static_cast<double>(m(a, b));
+        expected += static_cast<double>(left(i, b)) * static_cast<double>(right(i, a)) *
+                    static_cast<double>(m(a, b));
       }
     }
   }

@@ -12,8 +12,8 @@ namespace {
 constexpr int64_t kRowsPerTask = 64;
 constexpr int64_t kColumnsPerTask = 16;
 
-/// Gram-Schmidt on Gaussian rows, twice for orthogonality to rounding; m is small (the odd part of a
-/// width, 9 for 576).
+/// Gram-Schmidt on Gaussian rows, twice for orthogonality to rounding; m is small (the odd part of
+/// a width, 9 for 576).
 std::vector<double> random_orthogonal(int64_t m, Rng& rng) {
   std::vector<double> q(static_cast<size_t>(m * m));
   for (int64_t i = 0; i < m; ++i) {
@@ -38,8 +38,12 @@ std::vector<double> random_orthogonal(int64_t m, Rng& rng) {
 }  // namespace
 
 Rotation::Rotation(int64_t dimension, int64_t block, uint64_t seed)
-    : dimension_(dimension), block_(block), hadamard_(block & -block), odd_(block / (block & -block)) {
-  D2Q_CHECK(dimension > 0 && block > 0 && dimension % block == 0, "block {} of {}", block, dimension);
+    : dimension_(dimension),
+      block_(block),
+      hadamard_(block & -block),
+      odd_(block / (block & -block)) {
+  D2Q_CHECK(dimension > 0 && block > 0 && dimension % block == 0, "block {} of {}", block,
+            dimension);
   Rng rng(seed);
   signs_.resize(static_cast<size_t>(block));
   for (double& sign : signs_) sign = (rng.next_u64() & 1u) != 0 ? 1.0 : -1.0;
@@ -99,7 +103,8 @@ void Rotation::rotate_rows(Matrix<float>& matrix, ThreadPool& pool) const {
       float* row = matrix.row(r);
       std::copy(row, row + dimension_, buffer.begin());
       rotate_row(buffer.data());
-      for (int64_t j = 0; j < dimension_; ++j) row[j] = static_cast<float>(buffer[static_cast<size_t>(j)]);
+      for (int64_t j = 0; j < dimension_; ++j)
+        row[j] = static_cast<float>(buffer[static_cast<size_t>(j)]);
     }
   });
 }
@@ -112,7 +117,8 @@ void Rotation::rotate_columns(Matrix<float>& matrix, ThreadPool& pool) const {
     const int64_t count = std::min(kColumnsPerTask, matrix.cols() - begin);
     std::vector<double> buffer(static_cast<size_t>(dimension_ * count));
     for (int64_t i = 0; i < dimension_; ++i) {
-      for (int64_t c = 0; c < count; ++c) buffer[static_cast<size_t>(c * dimension_ + i)] = matrix(i, begin + c);
+      for (int64_t c = 0; c < count; ++c)
+        buffer[static_cast<size_t>(c * dimension_ + i)] = matrix(i, begin + c);
     }
     for (int64_t c = 0; c < count; ++c) rotate_row(buffer.data() + c * dimension_);
     for (int64_t i = 0; i < dimension_; ++i) {

@@ -1,4 +1,5 @@
-// Orthogonal rotations of the residual stream (METHOD.md §1): R = blockdiag(Q, ..., Q), applied in f64.
+// Orthogonal rotations of the residual stream (METHOD.md §1): R = blockdiag(Q, ..., Q), applied in
+// f64.
 #pragma once
 
 #include <cstdint>
@@ -9,13 +10,14 @@
 
 namespace d2q {
 
-/// R = diag(s)·(H ⊗ O) in every block: s random signs, H the normalised Walsh-Hadamard matrix of size
-/// 2^k, O a random orthogonal matrix of size m (1 where the block is a power of two). Never stored
-/// densely: a row costs O(block·(k + m)).
+/// R = diag(s)·(H ⊗ O) in every block: s random signs, H the normalised Walsh-Hadamard matrix of
+/// size 2^k, O a random orthogonal matrix of size m (1 where the block is a power of two). Never
+/// stored densely: a row costs O(block·(k + m)).
 class Rotation {
  public:
-  /// The same `block`-sized randomized Hadamard along the diagonal; block must be a power of two that
-  /// divides dimension (InternalError otherwise). block_for() gives the one that METHOD.md §1 asks for.
+  /// The same `block`-sized randomized Hadamard along the diagonal; block must be a power of two
+  /// that divides dimension (InternalError otherwise). block_for() gives the one that METHOD.md §1
+  /// asks for.
   static Rotation block_diagonal(int64_t dimension, int64_t block, uint64_t seed);
   /// One full-width rotation for any dimension = 2^k · m, m odd.
   static Rotation full(int64_t dimension, uint64_t seed);

@@ -24,8 +24,9 @@ std::vector<std::vector<double>> dense(const Rotation& rotation) {
 }
 
 TEST(Rotation, IsOrthogonalForBlocksAndForAnyFullWidth) {
-  for (const Rotation& rotation : {Rotation::block_diagonal(192, 64, 3), Rotation::full(64, 3),
-                                   Rotation::full(36, 4), Rotation::full(7, 5), Rotation::full(576, 6)}) {
+  for (const Rotation& rotation :
+       {Rotation::block_diagonal(192, 64, 3), Rotation::full(64, 3), Rotation::full(36, 4),
+        Rotation::full(7, 5), Rotation::full(576, 6)}) {
     const auto r = dense(rotation);
     const size_t n = r.size();
     for (size_t i = 0; i < n; ++i) {

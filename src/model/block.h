@@ -47,7 +47,8 @@ class BlockStages {
   /// h = attention_norm(x), [T, hidden].
   void attention_input(const BlockWeights& w, const Tensor& x, const Tensor& h) const;
   /// a = attention(q(h), k(h), v(h)), [T, n_heads*head_dim]: the input of o_proj.
-  void attention(const BlockWeights& w, const Tensor& h, int64_t sequence_length, const Tensor& a) const;
+  void attention(const BlockWeights& w, const Tensor& h, int64_t sequence_length,
+                 const Tensor& a) const;
   /// x += o(a).
   void attention_output(const BlockWeights& w, const Tensor& a, const Tensor& x) const;
   /// h = mlp_norm(x), [T, hidden].
@@ -66,7 +67,8 @@ class BlockStages {
 
 /// Loads block `layer`: dense weights converted to `dense_dtype` (kF32 or kBF16), packed ones left
 /// packed.
-BlockWeights load_block(Device& device, const WeightSource& source, int64_t layer, DType dense_dtype);
+BlockWeights load_block(Device& device, const WeightSource& source, int64_t layer,
+                        DType dense_dtype);
 
 /// HF names of the linears of a block, e.g. linear_name(3, "down_proj") =
 /// "model.layers.3.mlp.down_proj".

@@ -11,7 +11,8 @@
 
 namespace d2q {
 
-/// Keys and values of one sequence, every layer, f16: 2·n_layers·n_kv_heads·head_dim·2 bytes a token.
+/// Keys and values of one sequence, every layer, f16: 2·n_layers·n_kv_heads·head_dim·2 bytes a
+/// token.
 class KvCache {
  public:
   KvCache(Device& device, const ModelConfig& config, int64_t capacity);
@@ -24,7 +25,7 @@ class KvCache {
   friend class Transformer;
   int64_t capacity_ = 0;
   int64_t length_ = 0;
-  std::vector<Tensor> keys_;    // a layer: [capacity, n_kv_heads*head_dim] f16
+  std::vector<Tensor> keys_;  // a layer: [capacity, n_kv_heads*head_dim] f16
   std::vector<Tensor> values_;
 };
 

@@ -10,8 +10,8 @@ namespace d2q {
 namespace {
 
 void finish(LinearSolution& down, std::span<float> up_bias) {
-  D2Q_CHECK(up_bias.empty() || up_bias.size() == down.column_scale.size(), "bias of {} for {} columns",
-            up_bias.size(), down.column_scale.size());
+  D2Q_CHECK(up_bias.empty() || up_bias.size() == down.column_scale.size(),
+            "bias of {} for {} columns", up_bias.size(), down.column_scale.size());
   for (size_t j = 0; j < up_bias.size(); ++j) up_bias[j] *= down.column_scale[j];
   std::fill(down.column_scale.begin(), down.column_scale.end(), 1.0f);
   down.has_column_scale = false;
@@ -34,7 +34,9 @@ void absorb_column_scale(LinearSolution& down, LinearSolution& up, std::span<flo
       for (int k = 0; k < n_scaled; ++k) {
         const float scaled = to_float(to_half(params[k] * c));
         if (!std::isfinite(scaled)) {
-          fail(ErrorCode::kNumeric, "absorbing the column scale {} of row {} overflows fp16 (scale {})", c, j, params[k]);
+          fail(ErrorCode::kNumeric,
+               "absorbing the column scale {} of row {} overflows fp16 (scale {})", c, j,
+               params[k]);
         }
         params[k] = scaled;
       }
@@ -44,8 +46,8 @@ void absorb_column_scale(LinearSolution& down, LinearSolution& up, std::span<flo
 }
 
 void absorb_column_scale(LinearSolution& down, Matrix<float>& up, std::span<float> up_bias) {
-  D2Q_CHECK(up.rows() == static_cast<int64_t>(down.column_scale.size()), "{} rows for {} columns", up.rows(),
-            down.column_scale.size());
+  D2Q_CHECK(up.rows() == static_cast<int64_t>(down.column_scale.size()), "{} rows for {} columns",
+            up.rows(), down.column_scale.size());
   for (int64_t j = 0; j < up.rows(); ++j) {
     for (int64_t i = 0; i < up.cols(); ++i) up(j, i) *= down.column_scale[static_cast<size_t>(j)];
   }

@@ -42,7 +42,9 @@ Tensor to_device(Device& device, const float* values, int64_t rows, int64_t cols
 class InputStatistics {
  public:
   InputStatistics(Device& device, int64_t n, int64_t n_samples, bool with_cross)
-      : device_(device), scale_(2.0f / static_cast<float>(n_samples)), gram_(device.allocate(n, n, DType::kF32)) {
+      : device_(device),
+        scale_(2.0f / static_cast<float>(n_samples)),
+        gram_(device.allocate(n, n, DType::kF32)) {
     device_.fill_zero(gram_);
     if (!with_cross) return;
     cross_ = device.allocate(n, n, DType::kF32);
@@ -55,11 +57,15 @@ class InputStatistics {
     if (!cross_.empty()) device_.accumulate_cross(x_fp, x, scale_, cross_);
   }
 
-  InputSetSolver solver(ThreadPool& pool, const QuantizeOptions& options, const std::string& subject) {
+  InputSetSolver solver(ThreadPool& pool, const QuantizeOptions& options,
+                        const std::string& subject) {
     device_.mirror_lower(gram_);
-    return {device_,       pool,
-            to_host(device_, gram_), cross_.empty() ? Matrix<float>() : to_host(device_, cross_),
-            {options.alpha, options.damping, options.refine && options.method == QuantMethod::kD2Quant, options.refine_rounds},
+    return {device_,
+            pool,
+            to_host(device_, gram_),
+            cross_.empty() ? Matrix<float>() : to_host(device_, cross_),
+            {options.alpha, options.damping,
+             options.refine && options.method == QuantMethod::kD2Quant, options.refine_rounds},
             subject};
   }
 
@@ -73,10 +79,13 @@ class InputStatistics {
 /// Moments of teacher − student (METHOD.md §6).
 class Deviation {
  public:
-  Deviation(Device& device, int64_t n) : device_(device), moments_(device.allocate(2, n, DType::kF64)) {
+  Deviation(Device& device, int64_t n)
+      : device_(device), moments_(device.allocate(2, n, DType::kF64)) {
     device_.fill_zero(moments_);
   }
-  void add(const Tensor& teacher, const Tensor& student) { device_.accumulate_difference(teacher, student, moments_); }
+  void add(const Tensor& teacher, const Tensor& student) {
+    device_.accumulate_difference(teacher, student, moments_);
+  }
   DeviationShift shift(int64_t n_tokens, const ShiftGate& gate) {
     Matrix<double> moments(2, moments_.cols());
     device_.download(moments_, moments.data());
@@ -90,9 +99,9 @@ class Deviation {
 
 }  // namespace
 
-/// The inputs of each linear of the block in hand for all tokens, in the dtype of the products. The fp
-/// stream's come first; attention_result and mlp_hidden are then overwritten by the quantized stream's,
-/// chunk by chunk, once their statistics are taken.
+/// The inputs of each linear of the block in hand for all tokens, in the dtype of the products. The
+/// fp stream's come first; attention_result and mlp_hidden are then overwritten by the quantized
+/// stream's, chunk by chunk, once their statistics are taken.
 struct BlockQuantizer::Caches {
   Tensor attention_input;   // [T, hidden]
   Tensor attention_result;  // [T, n_heads * head_dim], the input of o_proj
@@ -100,8 +109,8 @@ struct BlockQuantizer::Caches {
   Tensor mlp_hidden;        // [T, intermediate], the input of down_proj
   Tensor teacher;           // [T, hidden], output of a norm of the uncorrected block
   // One chunk of each.
-  Tensor residual;  // [chunk, hidden] f32
-  Tensor input;     // [chunk, hidden]
+  Tensor residual;   // [chunk, hidden] f32
+  Tensor input;      // [chunk, hidden]
   Tensor attention;  // [chunk, n_heads * head_dim]
   Tensor hidden;     // [chunk, intermediate]
 };
@@ -119,10 +128,13 @@ BlockQuantizer::BlockQuantizer(Device& device, ThreadPool& pool, const WeightSou
 
 BlockQuantizer::~BlockQuantizer() = default;
 
-bool BlockQuantizer::needs_statistics(const QuantizeOptions& options) { return options.method != QuantMethod::kRtn; }
+bool BlockQuantizer::needs_statistics(const QuantizeOptions& options) {
+  return options.method != QuantMethod::kRtn;
+}
 
 bool BlockQuantizer::needs_fp_stream(const QuantizeOptions& options) {
-  const bool asymmetric = options.method == QuantMethod::kGptaq || options.method == QuantMethod::kD2Quant;
+  const bool asymmetric =
+      options.method == QuantMethod::kGptaq || options.method == QuantMethod::kD2Quant;
   return asymmetric && options.alpha != 0.0;
 }
 
@@ -130,7 +142,8 @@ bool BlockQuantizer::corrects_deviation(const QuantizeOptions& options) {
   return options.method == QuantMethod::kD2Quant && options.deviation_correction;
 }
 
-void BlockQuantizer::for_chunks(const std::function<void(int64_t begin, int64_t count)>& body) const {
+void BlockQuantizer::for_chunks(
+    const std::function<void(int64_t begin, int64_t count)>& body) const {
   const int64_t length = options_.sequence_length;
   const int64_t step = std::max<int64_t>(1, kChunkTokens / length) * length;
   const int64_t total = options_.samples * length;
@@ -149,7 +162,8 @@ void BlockQuantizer::allocate_caches() {
     caches_->attention_input = device_.allocate(tokens, config.hidden_size, type);
     caches_->mlp_input = device_.allocate(tokens, config.hidden_size, type);
   }
-  if (corrects_deviation(options_)) caches_->teacher = device_.allocate(tokens, config.hidden_size, type);
+  if (corrects_deviation(options_))
+    caches_->teacher = device_.allocate(tokens, config.hidden_size, type);
   int64_t chunk = 0;
   for_chunks([&](int64_t, int64_t count) { chunk = std::max(chunk, count); });
   caches_->residual = device_.allocate(chunk, config.hidden_size, DType::kF32);
@@ -158,7 +172,8 @@ void BlockQuantizer::allocate_caches() {
   caches_->hidden = device_.allocate(chunk, config.intermediate_size, type);
 }
 
-void BlockQuantizer::run_block(const BlockWeights& weights, const Tensor& stream, bool keep_inputs) {
+void BlockQuantizer::run_block(const BlockWeights& weights, const Tensor& stream,
+                               bool keep_inputs) {
   for_chunks([&](int64_t begin, int64_t count) {
     const auto place = [&](const Tensor& kept, const Tensor& scratch) {
       return keep_inputs ? kept.row_range(begin, count) : scratch.row_range(0, count);
@@ -180,7 +195,9 @@ void BlockQuantizer::run_block(const BlockWeights& weights, const Tensor& stream
 void BlockQuantizer::check_finite(int64_t layer, const char* what, const Tensor& stream) {
   const int64_t row = device_.first_non_finite_row(stream);
   if (row < 0) return;
-  fail(ErrorCode::kNumeric, "block {}: the {} stream holds NaN or Inf after it (window {}, token {}); the weights or activations overflow",
+  fail(ErrorCode::kNumeric,
+       "block {}: the {} stream holds NaN or Inf after it (window {}, token {}); the weights or "
+       "activations overflow",
        layer, what, row / options_.sequence_length, row % options_.sequence_length);
 }
 
@@ -203,7 +220,8 @@ Linear densify(Device& device, const Linear& linear, DType dtype) {
 Linear BlockQuantizer::stream_linear(const StoredLinear& stored) const {
   Linear linear;
   if (!stored.bias.empty()) {
-    linear.bias = to_device(device_, stored.bias.data(), 1, static_cast<int64_t>(stored.bias.size()));
+    linear.bias =
+        to_device(device_, stored.bias.data(), 1, static_cast<int64_t>(stored.bias.size()));
   }
   if (stored.solution) {
     const PackedLinear packed = pack_solution(*stored.solution);
@@ -212,13 +230,15 @@ Linear BlockQuantizer::stream_linear(const StoredLinear& stored) const {
   }
   linear.dense = to_device(device_, stored.dense.data(), stored.dense.rows(), stored.dense.cols());
   if (options_.products == DType::kF32) return linear;
-  const Tensor converted = device_.allocate(stored.dense.rows(), stored.dense.cols(), options_.products);
+  const Tensor converted =
+      device_.allocate(stored.dense.rows(), stored.dense.cols(), options_.products);
   device_.convert(linear.dense, converted);
   linear.dense = converted;
   return linear;
 }
 
-StoredLinear BlockQuantizer::solve_linear(InputSetSolver& solver, int64_t layer, const char* projection) {
+StoredLinear BlockQuantizer::solve_linear(InputSetSolver& solver, int64_t layer,
+                                          const char* projection) {
   const Clock::time_point start = Clock::now();
   StoredLinear stored;
   stored.name = linear_name(source_.config(), layer, projection);
@@ -227,7 +247,8 @@ StoredLinear BlockQuantizer::solve_linear(InputSetSolver& solver, int64_t layer,
     const Matrix<float> bias = source_.load(stored.name + ".bias");
     stored.bias.assign(bias.data(), bias.data() + bias.size());
   }
-  const LinearSettings settings = linear_settings(options_, stored.name, std::string_view(projection) == "down_proj");
+  const LinearSettings settings =
+      linear_settings(options_, stored.name, std::string_view(projection) == "down_proj");
   if (settings.keep) {
     // What the file will hold: f16.
     for (float& value : weight.span()) value = to_float(to_half(value));
@@ -239,7 +260,8 @@ StoredLinear BlockQuantizer::solve_linear(InputSetSolver& solver, int64_t layer,
   return stored;
 }
 
-QuantizedBlock BlockQuantizer::quantize(int64_t layer, const Streams& streams, const NormParams* final_norm,
+QuantizedBlock BlockQuantizer::quantize(int64_t layer, const Streams& streams,
+                                        const NormParams* final_norm,
                                         const std::function<void(const StoredLinear&)>& on_linear) {
   const ModelConfig& config = source_.config();
   const bool statistics = needs_statistics(options_);
@@ -256,10 +278,13 @@ QuantizedBlock BlockQuantizer::quantize(int64_t layer, const Streams& streams, c
   const bool gated = !fp.gate.dense.empty();
 
   Clock::time_point stage_start = Clock::now();
-  const auto statistics_for = [&](int64_t n) { return InputStatistics(device_, statistics ? n : 1, options_.samples, with_fp && statistics); };
+  const auto statistics_for = [&](int64_t n) {
+    return InputStatistics(device_, statistics ? n : 1, options_.samples, with_fp && statistics);
+  };
   const auto solver_for = [&](InputStatistics& sums, int64_t n, const char* projection) {
     result.stream_seconds += seconds_since(stage_start);
-    return statistics ? sums.solver(pool_, options_, linear_name(config, layer, projection)) : InputSetSolver(device_, pool_, n);
+    return statistics ? sums.solver(pool_, options_, linear_name(config, layer, projection))
+                      : InputSetSolver(device_, pool_, n);
   };
   const auto solve = [&](InputSetSolver& solver, const char* projection, Linear& linear) {
     StoredLinear stored = solve_linear(solver, layer, projection);
@@ -327,7 +352,8 @@ QuantizedBlock BlockQuantizer::quantize(int64_t layer, const Streams& streams, c
       });
       if (correct) {
         result.deviation = deviation.shift(n_tokens, options_.shift_gate);
-        current.mlp_norm.shift = to_device(device_, result.deviation->shift.data(), 1, config.hidden_size);
+        current.mlp_norm.shift =
+            to_device(device_, result.deviation->shift.data(), 1, config.hidden_size);
         if (!fp.mlp_norm.shift.empty()) device_.add(current.mlp_norm.shift, fp.mlp_norm.shift);
       }
       for_chunks([&](int64_t begin, int64_t count) {
@@ -368,9 +394,10 @@ QuantizedBlock BlockQuantizer::quantize(int64_t layer, const Streams& streams, c
   StoredLinear& down = result.linears.back();
   const bool absorbs = down.solution && down.solution->has_column_scale;
   if (absorbs) {
-    const auto up = std::find_if(result.linears.begin(), result.linears.end(), [&](const StoredLinear& linear) {
-      return linear.name == linear_name(config, layer, "up_proj");
-    });
+    const auto up =
+        std::find_if(result.linears.begin(), result.linears.end(), [&](const StoredLinear& linear) {
+          return linear.name == linear_name(config, layer, "up_proj");
+        });
     D2Q_CHECK(up != result.linears.end(), "no up_proj in block {}", layer);
     if (up->solution) {
       absorb_column_scale(*down.solution, *up->solution, up->bias);
@@ -399,7 +426,8 @@ QuantizedBlock BlockQuantizer::quantize(int64_t layer, const Streams& streams, c
     device_.norm(x, *final_norm, student);
     deviation.add(caches_->teacher.row_range(begin, count), student);
   });
-  if (final_norm != nullptr && correct) result.final_deviation = deviation.shift(n_tokens, options_.shift_gate);
+  if (final_norm != nullptr && correct)
+    result.final_deviation = deviation.shift(n_tokens, options_.shift_gate);
   check_finite(layer, "quantized", streams.quantized);
   result.stream_seconds += seconds_since(stage_start);
   return result;
@@ -407,9 +435,11 @@ QuantizedBlock BlockQuantizer::quantize(int64_t layer, const Streams& streams, c
 
 void BlockQuantizer::replay(int64_t layer, const BlockWeights& stored, const Streams& streams) {
   if (!needs_statistics(options_)) return;
-  if (needs_fp_stream(options_)) run_block(load_block(device_, source_, layer, options_.products), streams.fp, false);
+  if (needs_fp_stream(options_))
+    run_block(load_block(device_, source_, layer, options_.products), streams.fp, false);
   BlockWeights weights = stored;
-  for (Linear* linear : {&weights.q, &weights.k, &weights.v, &weights.o, &weights.gate, &weights.up, &weights.down}) {
+  for (Linear* linear : {&weights.q, &weights.k, &weights.v, &weights.o, &weights.gate, &weights.up,
+                         &weights.down}) {
     *linear = densify(device_, *linear, options_.products);
   }
   run_block(weights, streams.quantized, false);

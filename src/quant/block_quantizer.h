@@ -29,7 +29,8 @@ struct StoredLinear {
 /// Everything of a block that goes to disk, and what the report says of it.
 struct QuantizedBlock {
   std::vector<StoredLinear> linears;
-  BlockWeights weights;  // norms as they will be stored (shift included); linears dense, ŵ as stored
+  BlockWeights
+      weights;  // norms as they will be stored (shift included); linears dense, ŵ as stored
   std::optional<DeviationShift> deviation;        // of the post-attention norm
   std::optional<DeviationShift> final_deviation;  // of the final norm, from the last block
   double stream_seconds = 0.0;                    // forward and statistics
@@ -44,8 +45,8 @@ struct Streams {
 class BlockQuantizer {
  public:
   /// `source` is the prepared model. All references must outlive the object.
-  BlockQuantizer(Device& device, ThreadPool& pool, const WeightSource& source, const QuantizeOptions& options,
-                 const RopeTables& rope);
+  BlockQuantizer(Device& device, ThreadPool& pool, const WeightSource& source,
+                 const QuantizeOptions& options, const RopeTables& rope);
   ~BlockQuantizer();
 
   /// Whether the options need each stream at all.
@@ -53,14 +54,14 @@ class BlockQuantizer {
   static bool needs_fp_stream(const QuantizeOptions& options);
   static bool corrects_deviation(const QuantizeOptions& options);
 
-  /// Quantizes block `layer` and moves both streams behind it. `final_norm` is given for the last block
-  /// only. `on_linear` hears of each solved linear. Throws Error{kNumeric} naming block and stage when
-  /// the activations are no longer finite.
+  /// Quantizes block `layer` and moves both streams behind it. `final_norm` is given for the last
+  /// block only. `on_linear` hears of each solved linear. Throws Error{kNumeric} naming block and
+  /// stage when the activations are no longer finite.
   QuantizedBlock quantize(int64_t layer, const Streams& streams, const NormParams* final_norm,
                           const std::function<void(const StoredLinear&)>& on_linear);
 
-  /// Moves the streams behind a block that an earlier run finished: `stored` is its weights from disk.
-  /// Bit for bit what quantize() did.
+  /// Moves the streams behind a block that an earlier run finished: `stored` is its weights from
+  /// disk. Bit for bit what quantize() did.
   void replay(int64_t layer, const BlockWeights& stored, const Streams& streams);
 
  private:

@@ -25,10 +25,12 @@ std::string text_of_jsonl(const std::string& content, const std::string& path) {
     ++line_number;
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     const auto record = nlohmann::json::parse(line, nullptr, false);
-    if (!record.is_object()) fail(ErrorCode::kCorrupt, "{}: line {} is not a JSON object", path, line_number);
+    if (!record.is_object())
+      fail(ErrorCode::kCorrupt, "{}: line {} is not a JSON object", path, line_number);
     const auto field = record.contains("text") ? record.find("text") : record.find("content");
     if (field == record.end() || !field->is_string()) {
-      fail(ErrorCode::kCorrupt, "{}: line {} has no string \"text\" or \"content\"", path, line_number);
+      fail(ErrorCode::kCorrupt, "{}: line {} has no string \"text\" or \"content\"", path,
+           line_number);
     }
     if (!text.empty()) text += "\n\n";
     text += field->get_ref<const std::string&>();
@@ -45,9 +47,10 @@ std::string read_calibration_text(const std::string& path) {
   return text;
 }
 
-CalibrationSet make_calibration_set(std::vector<int32_t> ids, int64_t samples, int64_t sequence_length) {
-  D2Q_CHECK(static_cast<int64_t>(ids.size()) == samples * sequence_length, "{} ids for {}x{}", ids.size(),
-            samples, sequence_length);
+CalibrationSet make_calibration_set(std::vector<int32_t> ids, int64_t samples,
+                                    int64_t sequence_length) {
+  D2Q_CHECK(static_cast<int64_t>(ids.size()) == samples * sequence_length, "{} ids for {}x{}",
+            ids.size(), samples, sequence_length);
   CalibrationSet set;
   set.hash = hash_hex(std::as_bytes(std::span(ids)));
   set.ids = std::move(ids);
@@ -56,19 +59,22 @@ CalibrationSet make_calibration_set(std::vector<int32_t> ids, int64_t samples, i
   return set;
 }
 
-CalibrationSet sample_windows(const std::string& text, const std::string& subject, const Tokenizer& tokenizer,
-                              int64_t samples, int64_t sequence_length, uint64_t seed) {
+CalibrationSet sample_windows(const std::string& text, const std::string& subject,
+                              const Tokenizer& tokenizer, int64_t samples, int64_t sequence_length,
+                              uint64_t seed) {
   const std::vector<int32_t> tokens = tokenizer.encode(text, false);
   const auto n_tokens = static_cast<int64_t>(tokens.size());
   if (n_tokens <= sequence_length) {
-    fail(ErrorCode::kInvalidArgument, "{}: {} tokens are too few for windows of {}; give more text or a smaller --seq", subject,
+    fail(ErrorCode::kInvalidArgument,
+         "{}: {} tokens are too few for windows of {}; give more text or a smaller --seq", subject,
          n_tokens, sequence_length);
   }
   Rng rng(seed);
   std::vector<int32_t> ids;
   ids.reserve(static_cast<size_t>(samples * sequence_length));
   for (int64_t sample = 0; sample < samples; ++sample) {
-    const auto offset = static_cast<int64_t>(rng.below(static_cast<uint64_t>(n_tokens - sequence_length)));
+    const auto offset =
+        static_cast<int64_t>(rng.below(static_cast<uint64_t>(n_tokens - sequence_length)));
     ids.insert(ids.end(), tokens.begin() + offset, tokens.begin() + offset + sequence_length);
   }
   return make_calibration_set(std::move(ids), samples, sequence_length);

@@ -10,22 +10,25 @@
 namespace d2q {
 
 struct CalibrationSet {
-  std::vector<int32_t> ids;     // [samples * sequence_length]
+  std::vector<int32_t> ids;  // [samples * sequence_length]
   int64_t sequence_length = 0;
   int64_t samples = 0;
-  std::string hash;             // of the ids, in hex
+  std::string hash;  // of the ids, in hex
 };
 
 /// The text of a file: as it is, or for .jsonl the "text" (or "content") of every line joined with
-/// "\n\n". Throws Error{kNotFound, kCorrupt, kInvalidArgument} for a missing, malformed or empty file.
+/// "\n\n". Throws Error{kNotFound, kCorrupt, kInvalidArgument} for a missing, malformed or empty
+/// file.
 std::string read_calibration_text(const std::string& path);
 
-/// `samples` windows at offsets drawn with `seed`. Throws Error{kInvalidArgument} when the text has no
-/// more than sequence_length tokens.
-CalibrationSet sample_windows(const std::string& text, const std::string& subject, const Tokenizer& tokenizer,
-                              int64_t samples, int64_t sequence_length, uint64_t seed);
+/// `samples` windows at offsets drawn with `seed`. Throws Error{kInvalidArgument} when the text has
+/// no more than sequence_length tokens.
+CalibrationSet sample_windows(const std::string& text, const std::string& subject,
+                              const Tokenizer& tokenizer, int64_t samples, int64_t sequence_length,
+                              uint64_t seed);
 
 /// Fills in the hash of ids that came from elsewhere.
-CalibrationSet make_calibration_set(std::vector<int32_t> ids, int64_t samples, int64_t sequence_length);
+CalibrationSet make_calibration_set(std::vector<int32_t> ids, int64_t samples,
+                                    int64_t sequence_length);
 
 }  // namespace d2q

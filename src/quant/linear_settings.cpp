@@ -4,7 +4,8 @@
 
 namespace d2q {
 
-LinearSettings linear_settings(const QuantizeOptions& options, const std::string& name, bool is_down) {
+LinearSettings linear_settings(const QuantizeOptions& options, const std::string& name,
+                               bool is_down) {
   LinearSettings settings;
   settings.grid.bits = options.bits;
   settings.group_size = options.group_size;
@@ -21,7 +22,8 @@ LinearSettings linear_settings(const QuantizeOptions& options, const std::string
     settings.grid.kind = GridKind::kSignPlanes;
     settings.grid.column_scale = true;
   }
-  if (has_planes && options.sign_planes && options.method == QuantMethod::kD2Quant) settings.grid.kind = GridKind::kSignPlanes;
+  if (has_planes && options.sign_planes && options.method == QuantMethod::kD2Quant)
+    settings.grid.kind = GridKind::kSignPlanes;
   return settings;
 }
 

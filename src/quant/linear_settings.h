@@ -14,8 +14,9 @@ struct LinearSettings {
   int64_t group_size = 128;
 };
 
-/// `name` is the HF name ("model.layers.3.mlp.down_proj"); `is_down` marks the projection whose column
-/// scale can be absorbed. Later overrides win.
-LinearSettings linear_settings(const QuantizeOptions& options, const std::string& name, bool is_down);
+/// `name` is the HF name ("model.layers.3.mlp.down_proj"); `is_down` marks the projection whose
+/// column scale can be absorbed. Later overrides win.
+LinearSettings linear_settings(const QuantizeOptions& options, const std::string& name,
+                               bool is_down);
 
 }  // namespace d2q

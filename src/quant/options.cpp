@@ -19,7 +19,8 @@ QuantizeOptions preset_options(const std::string& preset) {
     options.samples = 32;
     return options;
   }
-  fail(ErrorCode::kInvalidArgument, "preset '{}' is not known; the presets are: best, paper, fast", preset);
+  fail(ErrorCode::kInvalidArgument, "preset '{}' is not known; the presets are: best, paper, fast",
+       preset);
 }
 
 namespace {
@@ -30,13 +31,15 @@ void validate_pattern(const std::string& pattern, const char* option) {
   try {
     const std::regex compiled(pattern);
   } catch (const std::regex_error& e) {
-    fail(ErrorCode::kInvalidArgument, "{}: '{}' is not a regular expression: {}", option, pattern, e.what());
+    fail(ErrorCode::kInvalidArgument, "{}: '{}' is not a regular expression: {}", option, pattern,
+         e.what());
   }
 }
 
 void validate_group(int64_t group_size, const char* option) {
   if (group_size < 8 || group_size > 65536) {
-    fail(ErrorCode::kInvalidArgument, "{}: group size {} is not between 8 and 65536", option, group_size);
+    fail(ErrorCode::kInvalidArgument, "{}: group size {} is not between 8 and 65536", option,
+         group_size);
   }
 }
 
@@ -51,22 +54,26 @@ void validate(const QuantizeOptions& options) {
     fail(ErrorCode::kInvalidArgument, "--samples {} is not between 1 and 1000000", options.samples);
   }
   if (options.sequence_length < 2 || options.sequence_length > 131072) {
-    fail(ErrorCode::kInvalidArgument, "--seq {} is not between 2 and 131072", options.sequence_length);
+    fail(ErrorCode::kInvalidArgument, "--seq {} is not between 2 and 131072",
+         options.sequence_length);
   }
   if (!(options.alpha >= 0.0 && options.alpha <= 1.0)) {
     fail(ErrorCode::kInvalidArgument, "--alpha {} is not between 0 and 1", options.alpha);
   }
   if (options.refine_rounds < 0 || options.refine_rounds > 100) {
-    fail(ErrorCode::kInvalidArgument, "--refine {} is not between 0 and 100", options.refine_rounds);
+    fail(ErrorCode::kInvalidArgument, "--refine {} is not between 0 and 100",
+         options.refine_rounds);
   }
   if (!(options.damping > 0.0 && options.damping <= 1.0)) {
     fail(ErrorCode::kInvalidArgument, "--damping {} is not above 0 and at most 1", options.damping);
   }
   if (options.shift_gate.kind != ShiftGate::Kind::kNone && !(options.shift_gate.threshold >= 0.0)) {
-    fail(ErrorCode::kInvalidArgument, "--dac-gate: threshold {} is negative", options.shift_gate.threshold);
+    fail(ErrorCode::kInvalidArgument, "--dac-gate: threshold {} is negative",
+         options.shift_gate.threshold);
   }
   if (options.calibration.empty() && options.method != QuantMethod::kRtn) {
-    fail(ErrorCode::kInvalidArgument, "--calib FILE (or --calib self) is needed by every method but rtn");
+    fail(ErrorCode::kInvalidArgument,
+         "--calib FILE (or --calib self) is needed by every method but rtn");
   }
   if (options.products != DType::kF32 && options.products != DType::kBF16) {
     fail(ErrorCode::kInvalidArgument, "products are f32 or bf16");
@@ -74,7 +81,8 @@ void validate(const QuantizeOptions& options) {
   for (const LayerOverride& layer : options.layers) {
     validate_pattern(layer.pattern, "--layer");
     if (layer.bits != 0 && !is_supported(layer.bits)) {
-      fail(ErrorCode::kInvalidArgument, "--layer {}: bits {}: the choices are 2, 3, 4 and 8", layer.pattern, layer.bits);
+      fail(ErrorCode::kInvalidArgument, "--layer {}: bits {}: the choices are 2, 3, 4 and 8",
+           layer.pattern, layer.bits);
     }
     if (layer.group_size != 0) validate_group(layer.group_size, "--layer");
   }

@@ -13,8 +13,8 @@ namespace d2q {
 enum class QuantMethod { kD2Quant, kGptaq, kGptq, kRtn };
 enum class RotationKind { kBlock, kFull, kNone };
 
-/// Which channels Deviation-Aware Correction shifts (METHOD.md §6): all, those with SNR >= threshold, the
-/// top fraction by SNR, or those with an explained share snr²/(1+snr²) >= threshold.
+/// Which channels Deviation-Aware Correction shifts (METHOD.md §6): all, those with SNR >=
+/// threshold, the top fraction by SNR, or those with an explained share snr²/(1+snr²) >= threshold.
 struct ShiftGate {
   enum class Kind { kNone, kSnr, kTopFraction, kExplained };
   Kind kind = Kind::kNone;
@@ -24,24 +24,24 @@ struct ShiftGate {
 /// `--layer REGEX=bits=4,group=64`: other settings for the linears whose HF name matches.
 struct LayerOverride {
   std::string pattern;
-  int bits = 0;           // 0 = as the rest
+  int bits = 0;            // 0 = as the rest
   int64_t group_size = 0;  // 0 = as the rest
 };
 
 struct QuantizeOptions {
-  int bits = 2;               // 2, 3, 4 or 8
+  int bits = 2;  // 2, 3, 4 or 8
   int64_t group_size = 128;
   QuantMethod method = QuantMethod::kD2Quant;
   RotationKind rotation = RotationKind::kBlock;
-  bool dual_scale = true;     // DSQ on down_proj (method d2quant, 2 and 3 bits)
+  bool dual_scale = true;            // DSQ on down_proj (method d2quant, 2 and 3 bits)
   bool deviation_correction = true;  // DAC (method d2quant)
   ShiftGate shift_gate;
-  double alpha = 0.25;        // weight of the asymmetric term (METHOD.md §4)
-  bool refine = false;        // METHOD.md §8.1, §8.3-§8.5 in place of §4's asymmetric term
-  int refine_rounds = 0;      // R: rounds of scale refit and code descent
-  bool sign_planes = false;   // §8.2: sign-plane levels on every linear of 2 or 3 bits
-  double damping = 0.01;      // share of mean(diag Hess) added to the diagonal
-  std::string calibration;    // a text or jsonl file, or "self"
+  double alpha = 0.25;       // weight of the asymmetric term (METHOD.md §4)
+  bool refine = false;       // METHOD.md §8.1, §8.3-§8.5 in place of §4's asymmetric term
+  int refine_rounds = 0;     // R: rounds of scale refit and code descent
+  bool sign_planes = false;  // §8.2: sign-plane levels on every linear of 2 or 3 bits
+  double damping = 0.01;     // share of mean(diag Hess) added to the diagonal
+  std::string calibration;   // a text or jsonl file, or "self"
   int64_t samples = 128;
   int64_t sequence_length = 2048;
   uint64_t seed = 0;
@@ -53,10 +53,12 @@ struct QuantizeOptions {
   std::string tool_version;
 };
 
-/// The preset's options: "paper" is METHOD.md §1-§6. Throws Error{kInvalidArgument} for an unknown name.
+/// The preset's options: "paper" is METHOD.md §1-§6. Throws Error{kInvalidArgument} for an unknown
+/// name.
 QuantizeOptions preset_options(const std::string& preset);
 
-/// Throws Error{kInvalidArgument} in one sentence when the options contradict each other or a limit.
+/// Throws Error{kInvalidArgument} in one sentence when the options contradict each other or a
+/// limit.
 void validate(const QuantizeOptions& options);
 
 }  // namespace d2q

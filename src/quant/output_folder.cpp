@@ -1,12 +1,12 @@
 #include "quant/output_folder.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
 #include <map>
 #include <span>
 #include <system_error>
 #include <utility>
-
-#include <fmt/format.h>
 
 #include "base/error.h"
 #include "base/file_io.h"
@@ -46,12 +46,15 @@ std::vector<std::byte> to_half_bytes(const Matrix<float>& matrix, const std::str
   return to_bytes(std::span<const Half>(halves));
 }
 
-void add_norm(Device& device, const std::string& name, const NormParams& norm, std::vector<ShardTensor>& tensors) {
-  for (const auto& [suffix, tensor] : {std::pair{".weight", norm.gain}, std::pair{".bias", norm.shift}}) {
+void add_norm(Device& device, const std::string& name, const NormParams& norm,
+              std::vector<ShardTensor>& tensors) {
+  for (const auto& [suffix, tensor] :
+       {std::pair{".weight", norm.gain}, std::pair{".bias", norm.shift}}) {
     if (tensor.empty()) continue;
     std::vector<float> values(static_cast<size_t>(tensor.size()));
     device.download(tensor, values.data());
-    tensors.push_back({{name + suffix, SafetensorsType::kF32, {tensor.size()}}, to_bytes(std::span<const float>(values))});
+    tensors.push_back({{name + suffix, SafetensorsType::kF32, {tensor.size()}},
+                       to_bytes(std::span<const float>(values))});
   }
 }
 
@@ -64,10 +67,12 @@ void write_shard(const fs::path& path, const std::vector<ShardTensor>& tensors,
   writer.finish();
 }
 
-/// Whether --overwrite may remove `path`: nothing but what this program wrote, however it was named.
+/// Whether --overwrite may remove `path`: nothing but what this program wrote, however it was
+/// named.
 bool is_replaceable(const fs::path& path) {
   std::error_code error;
-  return fs::exists(path / "d2quant.json", error) || (fs::is_directory(path, error) && fs::is_empty(path, error));
+  return fs::exists(path / "d2quant.json", error) ||
+         (fs::is_directory(path, error) && fs::is_empty(path, error));
 }
 
 void remove_folder(const fs::path& path) {
@@ -78,56 +83,75 @@ void remove_folder(const fs::path& path) {
 
 }  // namespace
 
-OutputFolder::OutputFolder(fs::path path, const nlohmann::json& identity, const nlohmann::json& config,
-                           int64_t n_blocks, bool resume, bool overwrite)
+OutputFolder::OutputFolder(fs::path path, const nlohmann::json& identity,
+                           const nlohmann::json& config, int64_t n_blocks, bool resume,
+                           bool overwrite)
     // "out/" names the same folder as "out"; the unfinished one lies beside it, not inside.
-    : path_(path.has_filename() ? std::move(path) : path.parent_path()), partial_(path_), n_blocks_(n_blocks), overwrite_(overwrite) {
+    : path_(path.has_filename() ? std::move(path) : path.parent_path()),
+      partial_(path_),
+      n_blocks_(n_blocks),
+      overwrite_(overwrite) {
   partial_ += ".partial";
   if (fs::exists(path_) && !overwrite) {
-    fail(ErrorCode::kInvalidArgument, "{}: exists already; choose another --output or pass --overwrite", path_.string());
+    fail(ErrorCode::kInvalidArgument,
+         "{}: exists already; choose another --output or pass --overwrite", path_.string());
   }
   if (fs::exists(path_) && !is_replaceable(path_)) {
-    fail(ErrorCode::kInvalidArgument, "{}: is not a d2quant folder, and --overwrite replaces no other; choose another --output", path_.string());
+    fail(ErrorCode::kInvalidArgument,
+         "{}: is not a d2quant folder, and --overwrite replaces no other; choose another --output",
+         path_.string());
   }
   if (fs::exists(partial_) && !resume) {
     if (!overwrite) {
-      fail(ErrorCode::kInvalidArgument, "{}: holds an unfinished run; pass --resume to go on with it or --overwrite to start anew", partial_.string());
+      fail(ErrorCode::kInvalidArgument,
+           "{}: holds an unfinished run; pass --resume to go on with it or --overwrite to start "
+           "anew",
+           partial_.string());
     }
     remove_folder(partial_);
   }
   const fs::path identity_path = partial_ / kIdentityFile;
   if (fs::exists(identity_path)) {
-    const auto found = nlohmann::json::parse(read_file(identity_path, kMaxJsonBytes), nullptr, false);
+    const auto found =
+        nlohmann::json::parse(read_file(identity_path, kMaxJsonBytes), nullptr, false);
     if (found != identity) {
       std::string differing;
       for (const auto& [key, value] : identity.items()) {
-        if (!found.is_object() || !found.contains(key) || found[key] != value) differing += (differing.empty() ? "" : ", ") + key;
+        if (!found.is_object() || !found.contains(key) || found[key] != value)
+          differing += (differing.empty() ? "" : ", ") + key;
       }
-      fail(ErrorCode::kInvalidArgument, "{}: the unfinished run differs in {}; pass the same settings, or --overwrite without --resume to start anew",
+      fail(ErrorCode::kInvalidArgument,
+           "{}: the unfinished run differs in {}; pass the same settings, or --overwrite without "
+           "--resume to start anew",
            partial_.string(), differing.empty() ? "its identity file" : differing);
     }
   } else {
     std::error_code error;
     fs::create_directories(partial_, error);
-    if (error) fail(ErrorCode::kIo, "{}: cannot be created: {}", partial_.string(), error.message());
+    if (error)
+      fail(ErrorCode::kIo, "{}: cannot be created: {}", partial_.string(), error.message());
     write_file_atomically(partial_ / "config.json", config.dump(2) + "\n");
     write_file_atomically(identity_path, identity.dump(2) + "\n");
   }
-  while (blocks_done_ < n_blocks_ && fs::exists(partial_ / shard_name(blocks_done_))) ++blocks_done_;
+  while (blocks_done_ < n_blocks_ && fs::exists(partial_ / shard_name(blocks_done_)))
+    ++blocks_done_;
 }
 
 std::string OutputFolder::shard_name(int64_t index) const {
   return fmt::format("model-{:05}-of-{:05}.safetensors", index + 1, n_blocks_ + 1);
 }
 
-void OutputFolder::write_block(Device& device, const ModelConfig& config, int64_t layer, const QuantizedBlock& block,
-                               const nlohmann::json& report) {
+void OutputFolder::write_block(Device& device, const ModelConfig& config, int64_t layer,
+                               const QuantizedBlock& block, const nlohmann::json& report) {
   const ModuleNames& modules = family_named(config.family).modules;
   std::vector<ShardTensor> tensors;
   std::map<std::string, std::string> metadata{{kReportKey, report.dump()}};
-  add_norm(device, module_name(modules.attention_norm.hf, layer), block.weights.attention_norm, tensors);
-  if (block.weights.q_norm) add_norm(device, module_name(modules.q_norm.hf, layer), *block.weights.q_norm, tensors);
-  if (block.weights.k_norm) add_norm(device, module_name(modules.k_norm.hf, layer), *block.weights.k_norm, tensors);
+  add_norm(device, module_name(modules.attention_norm.hf, layer), block.weights.attention_norm,
+           tensors);
+  if (block.weights.q_norm)
+    add_norm(device, module_name(modules.q_norm.hf, layer), *block.weights.q_norm, tensors);
+  if (block.weights.k_norm)
+    add_norm(device, module_name(modules.k_norm.hf, layer), *block.weights.k_norm, tensors);
   for (const StoredLinear& linear : block.linears) {
     const std::string weight = linear.name + ".weight";
     if (linear.solution) {
@@ -137,11 +161,14 @@ void OutputFolder::write_block(Device& device, const ModelConfig& config, int64_
       tensors.push_back({specs[1], to_bytes(std::span<const Half>(packed.scales))});
       metadata[packed_layout_key(weight)] = packed_layout_to_string(packed.layout);
     } else {
-      tensors.push_back({{weight, SafetensorsType::kF16, {linear.dense.rows(), linear.dense.cols()}},
-                         to_half_bytes(linear.dense, weight)});
+      tensors.push_back(
+          {{weight, SafetensorsType::kF16, {linear.dense.rows(), linear.dense.cols()}},
+           to_half_bytes(linear.dense, weight)});
     }
     if (!linear.bias.empty()) {
-      tensors.push_back({{linear.name + ".bias", SafetensorsType::kF32, {static_cast<int64_t>(linear.bias.size())}},
+      tensors.push_back({{linear.name + ".bias",
+                          SafetensorsType::kF32,
+                          {static_cast<int64_t>(linear.bias.size())}},
                          to_bytes(std::span<const float>(linear.bias))});
     }
   }
@@ -154,8 +181,11 @@ nlohmann::json OutputFolder::block_report(int64_t layer) const {
   const SafetensorsFile shard(partial_ / shard_name(layer));
   const auto entry = shard.metadata().find(kReportKey);
   nlohmann::json report;
-  if (entry != shard.metadata().end()) report = nlohmann::json::parse(entry->second, nullptr, false);
-  if (!report.is_object()) fail(ErrorCode::kCorrupt, "{}: has no block report; was it written by this program?", shard.path().string());
+  if (entry != shard.metadata().end())
+    report = nlohmann::json::parse(entry->second, nullptr, false);
+  if (!report.is_object())
+    fail(ErrorCode::kCorrupt, "{}: has no block report; was it written by this program?",
+         shard.path().string());
   return report;
 }
 
@@ -169,9 +199,12 @@ void OutputFolder::write_rest(const std::vector<RestTensor>& rest) {
   std::vector<ShardTensor> tensors;
   for (const RestTensor& tensor : rest) {
     const Matrix<float>& values = tensor.values;
-    const std::vector<int64_t> shape = values.rows() == 1 ? std::vector<int64_t>{values.cols()} : std::vector<int64_t>{values.rows(), values.cols()};
-    tensors.push_back({{tensor.name, tensor.half ? SafetensorsType::kF16 : SafetensorsType::kF32, shape},
-                       tensor.half ? to_half_bytes(values, tensor.name) : to_bytes(values.span())});
+    const std::vector<int64_t> shape = values.rows() == 1
+                                           ? std::vector<int64_t>{values.cols()}
+                                           : std::vector<int64_t>{values.rows(), values.cols()};
+    tensors.push_back(
+        {{tensor.name, tensor.half ? SafetensorsType::kF16 : SafetensorsType::kF32, shape},
+         tensor.half ? to_half_bytes(values, tensor.name) : to_bytes(values.span())});
   }
   write_shard(partial_ / shard_name(n_blocks_), tensors, {});
 }
@@ -192,7 +225,8 @@ void OutputFolder::finish(const nlohmann::json& report) {
   } else {
     fs::rename(partial_, path_, error);
   }
-  if (error) fail(ErrorCode::kIo, "{}: cannot be given its final name: {}", path_.string(), error.message());
+  if (error)
+    fail(ErrorCode::kIo, "{}: cannot be given its final name: {}", path_.string(), error.message());
   // Not before: an unfinished folder without its identity could be resumed with other settings.
   fs::remove(path_ / kIdentityFile, error);
   const fs::path parent = path_.parent_path();

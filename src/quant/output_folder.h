@@ -1,13 +1,12 @@
-// The packed folder under construction: one shard a block, each complete or absent, so that a killed
-// run loses at most the block it was in.
+// The packed folder under construction: one shard a block, each complete or absent, so that a
+// killed run loses at most the block it was in.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "kernels/device.h"
 #include "model/config.h"
@@ -17,21 +16,21 @@ namespace d2q {
 
 class OutputFolder {
  public:
-  /// `path` is the final name; work goes on in "<path>.partial". `identity` is what must agree for a
-  /// resume: options, calibration and model. `config` is written at once, so that the finished blocks can
-  /// be opened as a model. Throws Error{kInvalidArgument} when `path` exists and not `overwrite` or is
-  /// neither empty nor a packed folder, when unfinished work is there and neither `resume` nor `overwrite`,
-  /// and when the identity differs.
-  OutputFolder(std::filesystem::path path, const nlohmann::json& identity, const nlohmann::json& config,
-               int64_t n_blocks, bool resume, bool overwrite);
+  /// `path` is the final name; work goes on in "<path>.partial". `identity` is what must agree for
+  /// a resume: options, calibration and model. `config` is written at once, so that the finished
+  /// blocks can be opened as a model. Throws Error{kInvalidArgument} when `path` exists and not
+  /// `overwrite` or is neither empty nor a packed folder, when unfinished work is there and neither
+  /// `resume` nor `overwrite`, and when the identity differs.
+  OutputFolder(std::filesystem::path path, const nlohmann::json& identity,
+               const nlohmann::json& config, int64_t n_blocks, bool resume, bool overwrite);
 
   const std::filesystem::path& working_path() const noexcept { return partial_; }
   /// Blocks 0 .. blocks_done()-1 have their shards.
   int64_t blocks_done() const noexcept { return blocks_done_; }
 
   /// Writes the shard of block `layer`; `report` goes into its metadata.
-  void write_block(Device& device, const ModelConfig& config, int64_t layer, const QuantizedBlock& block,
-                   const nlohmann::json& report);
+  void write_block(Device& device, const ModelConfig& config, int64_t layer,
+                   const QuantizedBlock& block, const nlohmann::json& report);
   /// The report that write_block() stored.
   nlohmann::json block_report(int64_t layer) const;
   /// Makes the finished blocks readable through open_model(working_path()).

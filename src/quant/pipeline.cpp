@@ -33,19 +33,26 @@ constexpr int64_t kEmbeddingChunk = 4096;  // tokens
 
 const char* to_string(QuantMethod method) {
   switch (method) {
-    case QuantMethod::kD2Quant: return "d2quant";
-    case QuantMethod::kGptaq: return "gptaq";
-    case QuantMethod::kGptq: return "gptq";
-    case QuantMethod::kRtn: return "rtn";
+    case QuantMethod::kD2Quant:
+      return "d2quant";
+    case QuantMethod::kGptaq:
+      return "gptaq";
+    case QuantMethod::kGptq:
+      return "gptq";
+    case QuantMethod::kRtn:
+      return "rtn";
   }
   return "";
 }
 
 const char* to_string(RotationKind rotation) {
   switch (rotation) {
-    case RotationKind::kBlock: return "block";
-    case RotationKind::kFull: return "full";
-    case RotationKind::kNone: return "none";
+    case RotationKind::kBlock:
+      return "block";
+    case RotationKind::kFull:
+      return "full";
+    case RotationKind::kNone:
+      return "none";
   }
   return "";
 }
@@ -53,7 +60,8 @@ const char* to_string(RotationKind rotation) {
 json describe(const QuantizeOptions& options) {
   json layers = json::array();
   for (const LayerOverride& layer : options.layers) {
-    layers.push_back({{"pattern", layer.pattern}, {"bits", layer.bits}, {"group_size", layer.group_size}});
+    layers.push_back(
+        {{"pattern", layer.pattern}, {"bits", layer.bits}, {"group_size", layer.group_size}});
   }
   return {{"bits", options.bits},
           {"group_size", options.group_size},
@@ -83,7 +91,8 @@ std::string model_fingerprint(const fs::path& model) {
   std::vector<std::pair<std::string, uintmax_t>> files;
   if (fs::is_directory(model)) {
     for (const auto& entry : fs::directory_iterator(model)) {
-      if (entry.path().extension() == ".safetensors") files.emplace_back(entry.path().filename().string(), entry.file_size());
+      if (entry.path().extension() == ".safetensors")
+        files.emplace_back(entry.path().filename().string(), entry.file_size());
     }
   } else {
     files.emplace_back("gguf", fs::file_size(model));
@@ -104,17 +113,23 @@ json packed_config(const fs::path& model, const QuantizeOptions& options) {
   return config;
 }
 
-std::shared_ptr<const WeightSource> prepare(std::shared_ptr<const WeightSource> base, const QuantizeOptions& options, ThreadPool& pool) {
+std::shared_ptr<const WeightSource> prepare(std::shared_ptr<const WeightSource> base,
+                                            const QuantizeOptions& options, ThreadPool& pool) {
   if (options.rotation == RotationKind::kNone) return base;
   const int64_t width = base->config().hidden_size;
-  Rotation rotation = options.rotation == RotationKind::kFull
-                          ? Rotation::full(width, options.seed)
-                          : Rotation::block_diagonal(width, Rotation::block_for(width, options.group_size), options.seed);
+  Rotation rotation =
+      options.rotation == RotationKind::kFull
+          ? Rotation::full(width, options.seed)
+          : Rotation::block_diagonal(width, Rotation::block_for(width, options.group_size),
+                                     options.seed);
   return std::make_shared<PreparedSource>(std::move(base), std::move(rotation), pool);
 }
 
 json describe(const DeviationShift& shift) {
-  return {{"mse_before", shift.mse_before}, {"mse_after", shift.mse_after}, {"mean_snr", shift.mean_snr}, {"channels", shift.corrected}};
+  return {{"mse_before", shift.mse_before},
+          {"mse_after", shift.mse_after},
+          {"mean_snr", shift.mean_snr},
+          {"channels", shift.corrected}};
 }
 
 json describe(const QuantizedBlock& block) {
@@ -149,18 +164,22 @@ json describe(const QuantizedBlock& block) {
 }
 
 /// Rows `ids` of the table into the stream, a chunk at a time.
-void embed(Device& device, const std::vector<int32_t>& ids, const Tensor& table, const Tensor& stream) {
+void embed(Device& device, const std::vector<int32_t>& ids, const Tensor& table,
+           const Tensor& stream) {
   for (int64_t begin = 0; begin < stream.rows(); begin += kEmbeddingChunk) {
     const int64_t count = std::min(kEmbeddingChunk, stream.rows() - begin);
-    device.embed({ids.data() + begin, static_cast<size_t>(count)}, table, stream.row_range(begin, count));
+    device.embed({ids.data() + begin, static_cast<size_t>(count)}, table,
+                 stream.row_range(begin, count));
   }
 }
 
-Streams start_streams(Device& device, const WeightSource& source, const QuantizeOptions& options, const std::vector<int32_t>& ids) {
+Streams start_streams(Device& device, const WeightSource& source, const QuantizeOptions& options,
+                      const std::vector<int32_t>& ids) {
   Streams streams;
   if (!BlockQuantizer::needs_statistics(options)) return streams;
   const ModelConfig& config = source.config();
-  const std::string name = std::string(family_named(config.family).modules.embedding.hf) + ".weight";
+  const std::string name =
+      std::string(family_named(config.family).modules.embedding.hf) + ".weight";
   const Matrix<float> table = source.load(name);
   const Tensor fp = device.allocate(table.rows(), table.cols(), DType::kF32);
   device.upload(table.data(), fp);
@@ -196,7 +215,8 @@ NormParams load_final_norm(Device& device, const WeightSource& source) {
 }
 
 /// Embedding, final norm and, where it is not tied, the head.
-std::vector<OutputFolder::RestTensor> rest_of_model(const WeightSource& source, const json& last_block) {
+std::vector<OutputFolder::RestTensor> rest_of_model(const WeightSource& source,
+                                                    const json& last_block) {
   const ModuleNames& modules = family_named(source.config().family).modules;
   const std::string final_norm(modules.final_norm.hf);
   std::vector<OutputFolder::RestTensor> rest;
@@ -206,7 +226,9 @@ std::vector<OutputFolder::RestTensor> rest_of_model(const WeightSource& source, 
   const std::string bias = final_norm + ".bias";
   if (last_block.contains("final_shift")) {
     const auto shift = last_block["final_shift"].get<std::vector<float>>();
-    Matrix<float> values = source.has(bias) ? source.load(bias) : Matrix<float>(1, static_cast<int64_t>(shift.size()), true);
+    Matrix<float> values = source.has(bias)
+                               ? source.load(bias)
+                               : Matrix<float>(1, static_cast<int64_t>(shift.size()), true);
     for (size_t j = 0; j < shift.size(); ++j) values.data()[j] += shift[j];
     rest.push_back({bias, std::move(values), false});
   } else if (source.has(bias)) {
@@ -240,25 +262,31 @@ double bits_per_weight(const json& blocks) {
 
 }  // namespace
 
-json quantize(const fs::path& model, const fs::path& output, const QuantizeOptions& options, Device& device,
-              ThreadPool& pool, const ProgressSink& progress) {
+json quantize(const fs::path& model, const fs::path& output, const QuantizeOptions& options,
+              Device& device, ThreadPool& pool, const ProgressSink& progress) {
   const Clock::time_point start = Clock::now();
   validate(options);
-  const auto report_progress = [&](const char* stage, int64_t done, int64_t total, const std::string& detail) {
+  const auto report_progress = [&](const char* stage, int64_t done, int64_t total,
+                                   const std::string& detail) {
     if (progress) progress({stage, done, total, detail});
   };
   const std::shared_ptr<const WeightSource> base = open_model(model);
-  if (base->format() == "d2quant") fail(ErrorCode::kInvalidArgument, "{}: is quantized already", model.string());
+  if (base->format() == "d2quant")
+    fail(ErrorCode::kInvalidArgument, "{}: is quantized already", model.string());
   const auto tokenizer = load_tokenizer(model);
   CalibrationSet calibration;
   if (BlockQuantizer::needs_statistics(options)) {
     report_progress("calibrate", 0, 1, options.calibration);
-    calibration = options.calibration == "self"
-                      ? generate_calibration_set(device, base, options.samples, options.sequence_length, options.seed, options.products, progress)
-                      : sample_windows(read_calibration_text(options.calibration), options.calibration, *tokenizer, options.samples, options.sequence_length, options.seed);
+    calibration =
+        options.calibration == "self"
+            ? generate_calibration_set(device, base, options.samples, options.sequence_length,
+                                       options.seed, options.products, progress)
+            : sample_windows(read_calibration_text(options.calibration), options.calibration,
+                             *tokenizer, options.samples, options.sequence_length, options.seed);
     for (const int32_t id : calibration.ids) {
       if (id < 0 || id >= base->config().vocab_size) {
-        fail(ErrorCode::kCorrupt, "{}: the tokenizer gives id {} but the embedding has {} rows", model.string(), id, base->config().vocab_size);
+        fail(ErrorCode::kCorrupt, "{}: the tokenizer gives id {} but the embedding has {} rows",
+             model.string(), id, base->config().vocab_size);
       }
     }
   }
@@ -270,9 +298,11 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   identity["calibration_hash"] = calibration.hash;
   identity["model"] = model_fingerprint(model);
   identity["tool_version"] = options.tool_version;
-  OutputFolder folder(output, identity, packed_config(model, options), config.n_layers, options.resume, options.overwrite);
+  OutputFolder folder(output, identity, packed_config(model, options), config.n_layers,
+                      options.resume, options.overwrite);
 
-  const RopeTables rope = make_rope_tables(device, config, std::max<int64_t>(options.sequence_length, 2));
+  const RopeTables rope =
+      make_rope_tables(device, config, std::max<int64_t>(options.sequence_length, 2));
   BlockQuantizer quantizer(device, pool, *source, options, rope);
   Streams streams = start_streams(device, *source, options, calibration.ids);
   const NormParams final_norm = load_final_norm(device, *source);
@@ -283,30 +313,38 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
     folder.write_index_of_finished_blocks();
     const auto finished = open_model(folder.working_path());
     for (int64_t layer = 0; layer < done; ++layer) {
-      report_progress("resume", layer, done, fmt::format("replaying block {}/{}", layer + 1, config.n_layers));
-      if (done < config.n_layers) quantizer.replay(layer, load_block(device, *finished, layer, options.products), streams);
+      report_progress("resume", layer, done,
+                      fmt::format("replaying block {}/{}", layer + 1, config.n_layers));
+      if (done < config.n_layers)
+        quantizer.replay(layer, load_block(device, *finished, layer, options.products), streams);
       blocks.push_back(folder.block_report(layer));
     }
   }
   json timings = json::array();
   for (int64_t layer = done; layer < config.n_layers; ++layer) {
     const Clock::time_point block_start = Clock::now();
-    report_progress("quantize", layer, config.n_layers, fmt::format("block {}/{}", layer + 1, config.n_layers));
+    report_progress("quantize", layer, config.n_layers,
+                    fmt::format("block {}/{}", layer + 1, config.n_layers));
     const auto on_linear = [&](const StoredLinear& linear) {
       const std::string short_name = linear.name.substr(linear.name.rfind('.') + 1);
-      report_progress("quantize", layer, config.n_layers,
-                      fmt::format("block {}/{} {} error {:.4f}{}", layer + 1, config.n_layers, short_name,
-                                  linear.solution ? linear.solution->relative_error : 0.0,
-                                  linear.solution && linear.solution->rounded_only ? " (rounded: not positive definite)" : ""));
+      report_progress(
+          "quantize", layer, config.n_layers,
+          fmt::format("block {}/{} {} error {:.4f}{}", layer + 1, config.n_layers, short_name,
+                      linear.solution ? linear.solution->relative_error : 0.0,
+                      linear.solution && linear.solution->rounded_only
+                          ? " (rounded: not positive definite)"
+                          : ""));
     };
     const bool last = layer + 1 == config.n_layers;
-    const QuantizedBlock block = quantizer.quantize(layer, streams, last ? &final_norm : nullptr, on_linear);
+    const QuantizedBlock block =
+        quantizer.quantize(layer, streams, last ? &final_norm : nullptr, on_linear);
     json block_report = describe(block);
     block_report["block"] = layer;
     folder.write_block(device, config, layer, block, block_report);
     blocks.push_back(std::move(block_report));
     json seconds{{"block", layer}, {"stream_seconds", block.stream_seconds}};
-    for (const StoredLinear& linear : block.linears) seconds["linear_seconds"][linear.name] = linear.seconds;
+    for (const StoredLinear& linear : block.linears)
+      seconds["linear_seconds"][linear.name] = linear.seconds;
     seconds["seconds"] = std::chrono::duration<double>(Clock::now() - block_start).count();
     timings.push_back(std::move(seconds));
   }

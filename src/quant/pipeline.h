@@ -3,10 +3,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json_fwd.hpp>
 
 #include "base/progress.h"
 #include "base/thread_pool.h"
@@ -17,16 +16,16 @@ namespace d2q {
 
 /// What a run will cost, before it starts (`--dry-run`).
 struct QuantizePlan {
-  double bits_per_weight = 0.0;   // of the quantized linears, scales included
+  double bits_per_weight = 0.0;  // of the quantized linears, scales included
   int64_t output_bytes = 0;
   int64_t peak_memory_bytes = 0;  // the formula of docs/architecture.md
   double floor_flops = 0.0;       // counted floor (products of the streams, statistics, solver)
 };
 QuantizePlan plan_quantization(const std::filesystem::path& model, const QuantizeOptions& options);
 
-/// Quantizes `model` into the folder `output`, which appears under its name only when complete; until
-/// then "<output>.partial" holds the finished blocks, from which `options.resume` goes on. Returns the
-/// report that is also written as d2quant.json. Throws Error.
+/// Quantizes `model` into the folder `output`, which appears under its name only when complete;
+/// until then "<output>.partial" holds the finished blocks, from which `options.resume` goes on.
+/// Returns the report that is also written as d2quant.json. Throws Error.
 nlohmann::json quantize(const std::filesystem::path& model, const std::filesystem::path& output,
                         const QuantizeOptions& options, Device& device, ThreadPool& pool,
                         const ProgressSink& progress);

@@ -1,5 +1,5 @@
-// METHOD.md §1: fuse the norms' gains, untie the head and rotate the residual stream, tensor by tensor
-// as they are loaded, so that nothing but the tensor in hand is ever expanded.
+// METHOD.md §1: fuse the norms' gains, untie the head and rotate the residual stream, tensor by
+// tensor as they are loaded, so that nothing but the tensor in hand is ever expanded.
 #pragma once
 
 #include <memory>

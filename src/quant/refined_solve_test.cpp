@@ -18,8 +18,10 @@ constexpr int64_t kRows = 20;
 constexpr int64_t kColumns = 112;
 constexpr int64_t kGroup = 32;  // the last group is short
 
-const Grid kGrids[] = {{GridKind::kSignPlanes, 2, false, true, 15}, {GridKind::kSignPlanes, 2, false, false, 15},
-                       {GridKind::kSignPlanes, 3, false, false, 15}, {GridKind::kUniform, 4, true, false, 15}};
+const Grid kGrids[] = {{GridKind::kSignPlanes, 2, false, true, 15},
+                       {GridKind::kSignPlanes, 2, false, false, 15},
+                       {GridKind::kSignPlanes, 3, false, false, 15},
+                       {GridKind::kUniform, 4, true, false, 15}};
 
 class RefinedSolveTest : public ::testing::Test {
  protected:
@@ -30,7 +32,8 @@ class RefinedSolveTest : public ::testing::Test {
   }
 
   LinearSolution solve(const Grid& grid, int rounds, bool with_cross) {
-    InputSetSolver solver(*device_, pool_, problem_.gram.clone(), with_cross ? problem_.cross.clone() : Matrix<float>(),
+    InputSetSolver solver(*device_, pool_, problem_.gram.clone(),
+                          with_cross ? problem_.cross.clone() : Matrix<float>(),
                           {kAlpha, kDamping, true, rounds}, "test");
     return solver.solve(problem_.weight, grid, kGroup);
   }
@@ -43,13 +46,15 @@ class RefinedSolveTest : public ::testing::Test {
     Matrix<double> map(kColumns, kColumns, true);
     for (int64_t i = 0; i < kColumns; ++i) {
       for (int64_t k = 0; k < kColumns; ++k) {
-        const double d = static_cast<double>(problem_.cross(i, k)) - static_cast<double>(problem_.gram(i, k));
+        const double d =
+            static_cast<double>(problem_.cross(i, k)) - static_cast<double>(problem_.gram(i, k));
         for (int64_t j = 0; j < kColumns; ++j) map(i, j) += kAlpha * d * inverse(k, j);
       }
     }
     for (int64_t row = 0; row < kRows; ++row) {
       for (int64_t i = 0; i < kColumns; ++i) {
-        for (int64_t j = 0; j < kColumns; ++j) result(row, j) += static_cast<double>(problem_.weight(row, i)) * map(i, j);
+        for (int64_t j = 0; j < kColumns; ++j)
+          result(row, j) += static_cast<double>(problem_.weight(row, i)) * map(i, j);
       }
     }
     return result;
@@ -66,7 +71,8 @@ class RefinedSolveTest : public ::testing::Test {
         for (int64_t j = 0; j < kColumns; ++j) {
           total += (static_cast<double>(weights(row, i)) - wanted(row, i)) * hessian_(i, j) *
                    (static_cast<double>(weights(row, j)) - wanted(row, j));
-          scale += static_cast<double>(problem_.weight(row, i)) * static_cast<double>(problem_.gram(i, j)) *
+          scale += static_cast<double>(problem_.weight(row, i)) *
+                   static_cast<double>(problem_.gram(i, j)) *
                    static_cast<double>(problem_.weight(row, j));
         }
       }
@@ -87,7 +93,8 @@ TEST_F(RefinedSolveTest, ReportsTheObjectiveOfTheExactTarget) {
       ASSERT_EQ(solution.refinement_objectives.size(), 2u);
       const double expected = objective(solution, with_cross);
       // f32 products of the 112-column rows against f64.
-      EXPECT_NEAR(solution.refinement_objectives.back(), expected, 1e-3 * expected) << "bits " << grid.bits;
+      EXPECT_NEAR(solution.refinement_objectives.back(), expected, 1e-3 * expected)
+          << "bits " << grid.bits;
     }
   }
 }
@@ -98,7 +105,8 @@ TEST_F(RefinedSolveTest, EachRoundLowersTheObjective) {
     for (const int rounds : {0, 1, 3, 8}) {
       const LinearSolution solution = solve(grid, rounds, true);
       EXPECT_LT(solution.refinement_objectives.back(), solution.refinement_objectives.front());
-      EXPECT_LE(solution.refinement_objectives.back(), last * (1.0 + 1e-5)) << rounds << " rounds, bits " << grid.bits;
+      EXPECT_LE(solution.refinement_objectives.back(), last * (1.0 + 1e-5))
+          << rounds << " rounds, bits " << grid.bits;
       last = solution.refinement_objectives.back();
     }
   }

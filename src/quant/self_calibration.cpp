@@ -1,10 +1,10 @@
 #include "quant/self_calibration.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
 #include <utility>
 #include <vector>
-
-#include <fmt/format.h>
 
 #include "base/rng.h"
 #include "model/transformer.h"
@@ -29,8 +29,8 @@ int32_t draw(const std::vector<float>& logits, Rng& rng) {
 }  // namespace
 
 CalibrationSet generate_calibration_set(Device& device, std::shared_ptr<const WeightSource> source,
-                                        int64_t samples, int64_t sequence_length, uint64_t seed, DType products,
-                                        const ProgressSink& progress) {
+                                        int64_t samples, int64_t sequence_length, uint64_t seed,
+                                        DType products, const ProgressSink& progress) {
   const ModelConfig config = source->config();
   Transformer model(device, std::move(source), products);
   KvCache cache(device, config, sequence_length);
@@ -39,10 +39,13 @@ CalibrationSet generate_calibration_set(Device& device, std::shared_ptr<const We
   std::vector<int32_t> ids;
   ids.reserve(static_cast<size_t>(samples * sequence_length));
   for (int64_t sample = 0; sample < samples; ++sample) {
-    if (progress) progress({"calibrate", sample, samples, fmt::format("writing window {}/{}", sample + 1, samples)});
+    if (progress)
+      progress(
+          {"calibrate", sample, samples, fmt::format("writing window {}/{}", sample + 1, samples)});
     cache.truncate(0);
-    int32_t token = config.bos_token ? *config.bos_token
-                                     : static_cast<int32_t>(rng.below(static_cast<uint64_t>(config.vocab_size)));
+    int32_t token = config.bos_token
+                        ? *config.bos_token
+                        : static_cast<int32_t>(rng.below(static_cast<uint64_t>(config.vocab_size)));
     for (int64_t position = 0; position < sequence_length; ++position) {
       ids.push_back(token);
       if (position + 1 == sequence_length) break;

@@ -16,7 +16,8 @@ constexpr double kLargestDamping = 1.0;
 
 Tensor to_device(Device& device, const Matrix<double>& matrix) {
   Matrix<float> rounded(matrix.rows(), matrix.cols());
-  for (int64_t i = 0; i < matrix.size(); ++i) rounded.data()[i] = static_cast<float>(matrix.data()[i]);
+  for (int64_t i = 0; i < matrix.size(); ++i)
+    rounded.data()[i] = static_cast<float>(matrix.data()[i]);
   const Tensor tensor = device.allocate(matrix.rows(), matrix.cols(), DType::kF32);
   device.upload(rounded.data(), tensor);
   return tensor;
@@ -32,18 +33,23 @@ Matrix<float> difference(const Matrix<float>& a, const Matrix<float>& b) {
 
 struct InputSetSolver::Factorised {
   ColumnOrder order;
-  Tensor factor;      // U; empty when every rung failed
-  Tensor asymmetry;   // P of §4; empty without a cross term, or when refining
-  Tensor hessian;     // damped; only when refining
-  Tensor target_map;  // transpose of α D Hd⁻¹ of §8.1; empty without a cross term; only when refining
+  Tensor factor;     // U; empty when every rung failed
+  Tensor asymmetry;  // P of §4; empty without a cross term, or when refining
+  Tensor hessian;    // damped; only when refining
+  Tensor
+      target_map;  // transpose of α D Hd⁻¹ of §8.1; empty without a cross term; only when refining
   double damping = 0.0;
 };
 
 InputSetSolver::InputSetSolver(Device& device, ThreadPool& pool, int64_t n_inputs)
-    : device_(device), pool_(pool), n_inputs_(n_inputs), dead_(static_cast<size_t>(n_inputs), false) {}
+    : device_(device),
+      pool_(pool),
+      n_inputs_(n_inputs),
+      dead_(static_cast<size_t>(n_inputs), false) {}
 
-InputSetSolver::InputSetSolver(Device& device, ThreadPool& pool, Matrix<float> gram, Matrix<float> cross,
-                               const SolveOptions& options, const std::string& subject)
+InputSetSolver::InputSetSolver(Device& device, ThreadPool& pool, Matrix<float> gram,
+                               Matrix<float> cross, const SolveOptions& options,
+                               const std::string& subject)
     : device_(device),
       pool_(pool),
       n_inputs_(gram.rows()),
@@ -53,7 +59,9 @@ InputSetSolver::InputSetSolver(Device& device, ThreadPool& pool, Matrix<float> g
   D2Q_CHECK(gram_.cols() == n_inputs_, "gram {}x{}", n_inputs_, gram_.cols());
   for (const Matrix<float>* sums : {&gram_, &cross}) {
     for (const float value : sums->span()) {
-      if (!std::isfinite(value)) fail(ErrorCode::kNumeric, "{}: the input statistics hold NaN or Inf; the activations overflow", subject);
+      if (!std::isfinite(value))
+        fail(ErrorCode::kNumeric,
+             "{}: the input statistics hold NaN or Inf; the activations overflow", subject);
     }
   }
   for (int64_t j = 0; j < n_inputs_; ++j) dead_[static_cast<size_t>(j)] = gram_(j, j) == 0.0f;
@@ -78,18 +86,21 @@ const InputSetSolver::Factorised& InputSetSolver::factorised(int64_t group_size)
   }
   std::vector<double> diagonal(static_cast<size_t>(n_inputs_));
   for (int64_t j = 0; j < n_inputs_; ++j) {
-    diagonal[static_cast<size_t>(j)] = dead_[static_cast<size_t>(j)] ? 1.0 : static_cast<double>(gram_(j, j));
+    diagonal[static_cast<size_t>(j)] =
+        dead_[static_cast<size_t>(j)] ? 1.0 : static_cast<double>(gram_(j, j));
   }
   entry->order = group_aware_order(diagonal, group_size);
   const std::vector<int64_t>& columns = entry->order.columns;
   Matrix<double> hessian(n_inputs_, n_inputs_);
   for (int64_t i = 0; i < n_inputs_; ++i) {
     const float* row = gram_.row(columns[static_cast<size_t>(i)]);
-    for (int64_t j = 0; j < n_inputs_; ++j) hessian(i, j) = static_cast<double>(row[columns[static_cast<size_t>(j)]]);
+    for (int64_t j = 0; j < n_inputs_; ++j)
+      hessian(i, j) = static_cast<double>(row[columns[static_cast<size_t>(j)]]);
     hessian(i, i) = diagonal[static_cast<size_t>(columns[static_cast<size_t>(i)])];
   }
   std::optional<Matrix<double>> factor;
-  for (double damping = options_.damping; !factor && damping <= kLargestDamping * 1.0001; damping *= 10.0) {
+  for (double damping = options_.damping; !factor && damping <= kLargestDamping * 1.0001;
+       damping *= 10.0) {
     factor = inverse_factor(hessian, damping);
     entry->damping = damping;
   }
@@ -97,7 +108,8 @@ const InputSetSolver::Factorised& InputSetSolver::factorised(int64_t group_size)
   entry->factor = to_device(device_, *factor);
   if (options_.refine) {
     double mean_diagonal = 0.0;
-    for (int64_t j = 0; j < n_inputs_; ++j) mean_diagonal += hessian(j, j) / static_cast<double>(n_inputs_);
+    for (int64_t j = 0; j < n_inputs_; ++j)
+      mean_diagonal += hessian(j, j) / static_cast<double>(n_inputs_);
     for (int64_t j = 0; j < n_inputs_; ++j) hessian(j, j) += entry->damping * mean_diagonal;
     entry->hessian = to_device(device_, hessian);
   }
@@ -105,10 +117,12 @@ const InputSetSolver::Factorised& InputSetSolver::factorised(int64_t group_size)
   Matrix<double>& permuted = hessian;  // no longer needed as itself
   for (int64_t i = 0; i < n_inputs_; ++i) {
     const float* row = deviation_.row(columns[static_cast<size_t>(i)]);
-    for (int64_t j = 0; j < n_inputs_; ++j) permuted(i, j) = static_cast<double>(row[columns[static_cast<size_t>(j)]]);
+    for (int64_t j = 0; j < n_inputs_; ++j)
+      permuted(i, j) = static_cast<double>(row[columns[static_cast<size_t>(j)]]);
   }
   if (!options_.refine) {
-    entry->asymmetry = to_device(device_, asymmetry_matrix(permuted, *factor, options_.alpha, pool_));
+    entry->asymmetry =
+        to_device(device_, asymmetry_matrix(permuted, *factor, options_.alpha, pool_));
     return *entry;
   }
   const Matrix<double> map = asymmetric_target_map(permuted, *factor, options_.alpha, pool_);
@@ -142,8 +156,9 @@ void InputSetSolver::refine(const ColumnWalk& walk, const Tensor& target, const 
   solution.refinement_objectives.push_back(solver.objective(refinement));
 }
 
-LinearSolution InputSetSolver::walk(const Matrix<float>& weight, const Grid& grid, int64_t group_size,
-                                    const Factorised& parts, bool plain_rounding) {
+LinearSolution InputSetSolver::walk(const Matrix<float>& weight, const Grid& grid,
+                                    int64_t group_size, const Factorised& parts,
+                                    bool plain_rounding) {
   const ColumnOrder& order = parts.order;
   const int64_t rows = weight.rows();
   const int64_t n = weight.cols();
@@ -182,7 +197,8 @@ LinearSolution InputSetSolver::walk(const Matrix<float>& weight, const Grid& gri
 
   LinearSolution solution;
   if (!target.empty()) refine(request, target, parts, solution);
-  solution.layout.kind = grid.kind == GridKind::kUniform ? PackedKind::kUniform : PackedKind::kSignPlanes;
+  solution.layout.kind =
+      grid.kind == GridKind::kUniform ? PackedKind::kUniform : PackedKind::kSignPlanes;
   solution.layout.bits = grid.bits;
   solution.layout.rows = rows;
   solution.layout.cols = n;
@@ -213,7 +229,8 @@ void InputSetSolver::measure(const Matrix<float>& weight, const LinearSolution& 
   const auto objective = [&](const LinearSolution& candidate, double* symmetric) {
     const Matrix<float> delta = difference(reconstruct(candidate), weight);
     const double quadratic = quadratic_form(delta, gram_, delta, pool_);
-    const double linear = deviation_.empty() ? 0.0 : quadratic_form(delta, deviation_, weight, pool_);
+    const double linear =
+        deviation_.empty() ? 0.0 : quadratic_form(delta, deviation_, weight, pool_);
     if (symmetric != nullptr) *symmetric = quadratic / scale;
     return (quadratic - 2.0 * linear) / scale;
   };
@@ -222,7 +239,8 @@ void InputSetSolver::measure(const Matrix<float>& weight, const LinearSolution& 
   solution.objective_after = objective(solution, &solution.relative_error);
 }
 
-LinearSolution InputSetSolver::solve(const Matrix<float>& weight, const Grid& grid, int64_t group_size) {
+LinearSolution InputSetSolver::solve(const Matrix<float>& weight, const Grid& grid,
+                                     int64_t group_size) {
   D2Q_CHECK(weight.cols() == n_inputs_, "{} columns for {} inputs", weight.cols(), n_inputs_);
   const int64_t size = std::min(group_size, n_inputs_);
   const Factorised& parts = factorised(size);
@@ -254,7 +272,8 @@ Matrix<float> reconstruct(const LinearSolution& solution) {
   Matrix<float> weights(solution.layout.rows, solution.layout.cols);
   dequantize(packed.view(), weights.span());
   for (int64_t i = 0; i < weights.rows(); ++i) {
-    for (int64_t j = 0; j < weights.cols(); ++j) weights(i, j) *= solution.column_scale[static_cast<size_t>(j)];
+    for (int64_t j = 0; j < weights.cols(); ++j)
+      weights(i, j) *= solution.column_scale[static_cast<size_t>(j)];
   }
   return weights;
 }

@@ -15,7 +15,8 @@
 
 namespace d2q {
 
-/// What a solved linear is made of. ŵ[i, j] = column_scale[j] · level(codes[i, j]; params of i's group).
+/// What a solved linear is made of. ŵ[i, j] = column_scale[j] · level(codes[i, j]; params of i's
+/// group).
 struct LinearSolution {
   PackedLayout layout;
   std::vector<uint8_t> codes;       // [out, in] row-major
@@ -30,7 +31,7 @@ struct LinearSolution {
   double damping = 0.0;         // share of the mean diagonal that the factorisation needed
   // J of METHOD.md §8 relative to tr(W H Wᵀ): after the walk, then after each round of refinement.
   std::vector<double> refinement_objectives;
-  bool rounded_only = false;    // every rung of the damping ladder failed: plain rounding
+  bool rounded_only = false;  // every rung of the damping ladder failed: plain rounding
 };
 
 /// Codes and fp16 scales in file order.
@@ -44,10 +45,10 @@ PackedLinear pack_solution(const LinearSolution& solution);
 
 /// How the linears of an input set are solved.
 struct SolveOptions {
-  double alpha = 0.25;     // weight of the asymmetric term
-  double damping = 0.01;   // first rung of the ladder
-  bool refine = false;     // METHOD.md §8: exact target, scale refit; else §4
-  int refine_rounds = 0;   // rounds of §8.3 and §8.4 before the last refit
+  double alpha = 0.25;    // weight of the asymmetric term
+  double damping = 0.01;  // first rung of the ladder
+  bool refine = false;    // METHOD.md §8: exact target, scale refit; else §4
+  int refine_rounds = 0;  // rounds of §8.3 and §8.4 before the last refit
 };
 
 /// Solver for one input set. Not thread-safe; works on the pool and the device.
@@ -69,8 +70,10 @@ class InputSetSolver {
   const Factorised& factorised(int64_t group_size);
   LinearSolution walk(const Matrix<float>& weight, const Grid& grid, int64_t group_size,
                       const Factorised& parts, bool plain_rounding);
-  void refine(const ColumnWalk& walk, const Tensor& target, const Factorised& parts, LinearSolution& solution);
-  void measure(const Matrix<float>& weight, const LinearSolution& rounded, LinearSolution& solution) const;
+  void refine(const ColumnWalk& walk, const Tensor& target, const Factorised& parts,
+              LinearSolution& solution);
+  void measure(const Matrix<float>& weight, const LinearSolution& rounded,
+               LinearSolution& solution) const;
 
   Device& device_;
   ThreadPool& pool_;

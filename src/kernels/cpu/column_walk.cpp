@@ -20,8 +20,8 @@ constexpr int64_t kBlockColumns = 128;
 constexpr int64_t kRowsPerTask = 64;
 constexpr int64_t kLanes = kSolverLanes;  // rows walked together
 
-/// Columns [begin, end), every group boundary at or between blocks where groups fit in one: a group is
-/// fitted on current weights only if no unfinished block's columns reach into it.
+/// Columns [begin, end), every group boundary at or between blocks where groups fit in one: a group
+/// is fitted on current weights only if no unfinished block's columns reach into it.
 struct WalkBlock {
   int64_t begin;
   int64_t end;
@@ -49,8 +49,12 @@ class CpuSolver final : public SolverOps {
 
   void column_walk(const ColumnWalk& walk) override;
   void refit_scales(const Refinement& refinement) override { refit_scales_cpu(refinement, pool_); }
-  void refine_codes(const Refinement& refinement) override { refine_codes_cpu(refinement, kernels_, pool_); }
-  double objective(const Refinement& refinement) override { return refinement_objective_cpu(refinement, pool_); }
+  void refine_codes(const Refinement& refinement) override {
+    refine_codes_cpu(refinement, kernels_, pool_);
+  }
+  double objective(const Refinement& refinement) override {
+    return refinement_objective_cpu(refinement, pool_);
+  }
 
  private:
   void fit_group(const ColumnWalk& walk, const ColumnGroup& group);
@@ -74,24 +78,28 @@ void CpuSolver::fit_group(const ColumnWalk& walk, const ColumnGroup& group) {
   float* c = walk.column_scale.data<float>() + group.begin;
   if (walk.grid.kind == GridKind::kSignPlanes) {
     std::vector<float> r(static_cast<size_t>(rows * n_params));
-    fit_sign_planes(kernels_, {data, rows, group.size, stride}, walk.grid.bits, walk.grid.fit_iterations,
-                    walk.grid.column_scale, r, {c, static_cast<size_t>(group.size)}, pool_);
-    for (int64_t i = 0; i < rows; ++i) std::copy_n(r.data() + i * n_params, n_params, params + i * params_stride);
+    fit_sign_planes(kernels_, {data, rows, group.size, stride}, walk.grid.bits,
+                    walk.grid.fit_iterations, walk.grid.column_scale, r,
+                    {c, static_cast<size_t>(group.size)}, pool_);
+    for (int64_t i = 0; i < rows; ++i)
+      std::copy_n(r.data() + i * n_params, n_params, params + i * params_stride);
     return;
   }
   std::fill(c, c + group.size, 1.0f);
   pool_.parallel_for(n_row_tasks(walk), [&](int64_t task, int) {
     const int64_t end = std::min(rows, (task + 1) * kRowsPerTask);
     for (int64_t i = task * kRowsPerTask; i < end; ++i) {
-      const UniformParams fit = fit_uniform(kernels_, data + i * stride, group.size, walk.grid.bits, walk.grid.clip_search);
+      const UniformParams fit = fit_uniform(kernels_, data + i * stride, group.size, walk.grid.bits,
+                                            walk.grid.clip_search);
       params[i * params_stride] = fit.scale;
       params[i * params_stride + 1] = fit.zero;
     }
   });
 }
 
-/// Walks the columns of one part of a block, [begin, end) within a single group, in row tasks. `negated_errors`
-/// and `finished` [rows, width] keep −e and the block's final columns for the trailing update.
+/// Walks the columns of one part of a block, [begin, end) within a single group, in row tasks.
+/// `negated_errors` and `finished` [rows, width] keep −e and the block's final columns for the
+/// trailing update.
 struct BlockWalker {
   const SolverKernels& kernels;
   const ColumnWalk& walk;
@@ -108,7 +116,8 @@ struct BlockWalker {
     });
   }
 
-  void walk_lanes(const ColumnGroup& group, int64_t begin, int64_t end, int64_t row, int64_t n_rows) const {
+  void walk_lanes(const ColumnGroup& group, int64_t begin, int64_t end, int64_t row,
+                  int64_t n_rows) const {
     const int64_t n = walk.weight.cols();
     const int64_t width = block.end - begin;  // columns still touched inside the block
     float* weight = walk.weight.data<float>();
@@ -125,13 +134,16 @@ struct BlockWalker {
     lanes.n_columns = end - begin;
     lanes.width = width;
     lanes.stride = n;
-    if (!walk.inverse_factor.empty()) lanes.factor = walk.inverse_factor.data<float>() + begin * n + begin;
+    if (!walk.inverse_factor.empty())
+      lanes.factor = walk.inverse_factor.data<float>() + begin * n + begin;
     if (!walk.asymmetry.empty()) lanes.asymmetry = walk.asymmetry.data<float>() + begin * n + begin;
     lanes.column_scale = walk.column_scale.data<float>() + begin;
     lanes.codes = column_codes[0];
     lanes.errors = column_errors[0];
-    load_lane_grid(walk.grid, walk.params.data<float>() + row * walk.params.cols() + group.index * walk.grid.n_params(),
-              walk.params.cols(), n_rows, lanes);
+    load_lane_grid(
+        walk.grid,
+        walk.params.data<float>() + row * walk.params.cols() + group.index * walk.grid.n_params(),
+        walk.params.cols(), n_rows, lanes);
     kernels.walk(lanes);
     for (int64_t lane = 0; lane < n_rows; ++lane) {
       float* target = weight + (row + lane) * n + begin;
@@ -165,7 +177,8 @@ void CpuSolver::walk_block(const ColumnWalk& walk, const WalkBlock& block) {
     const int64_t m = std::min(kRowsPerTask, rows - row);
     const int64_t k = block.end - block.begin;
     const auto trailing = [&](const Matrix<float>& left, const Tensor& right) {
-      gemm_f32(false, false, m, rest, k, left.row(row), k, right.data<float>() + block.begin * n + block.end, n, 1.0f,
+      gemm_f32(false, false, m, rest, k, left.row(row), k,
+               right.data<float>() + block.begin * n + block.end, n, 1.0f,
                walk.weight.data<float>() + row * n + block.end, n);
     };
     trailing(negated_errors, walk.inverse_factor);
@@ -178,14 +191,16 @@ void CpuSolver::column_walk(const ColumnWalk& walk) {
   const int64_t n = walk.weight.cols();
   int64_t covered = 0;
   for (const ColumnGroup& group : walk.groups) {
-    D2Q_CHECK(group.begin == covered && group.size > 0, "group at {} after {}", group.begin, covered);
+    D2Q_CHECK(group.begin == covered && group.size > 0, "group at {} after {}", group.begin,
+              covered);
     covered += group.size;
   }
   const auto n_groups = static_cast<int64_t>(walk.groups.size());
   D2Q_CHECK(covered == n, "groups cover {} of {} columns", covered, n);
   D2Q_CHECK(walk.params.rows() == rows && walk.params.cols() == n_groups * walk.grid.n_params(),
             "params {}x{}", walk.params.rows(), walk.params.cols());
-  D2Q_CHECK(walk.codes.rows() == rows && walk.codes.cols() == n, "codes {}x{}", walk.codes.rows(), walk.codes.cols());
+  D2Q_CHECK(walk.codes.rows() == rows && walk.codes.cols() == n, "codes {}x{}", walk.codes.rows(),
+            walk.codes.cols());
   D2Q_CHECK(walk.column_scale.size() == n, "column scale {}", walk.column_scale.size());
   for (const WalkBlock& block : cut_blocks(walk.groups)) walk_block(walk, block);
 }

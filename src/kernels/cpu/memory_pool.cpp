@@ -26,7 +26,8 @@ std::shared_ptr<void> MemoryPool::allocate(uint64_t n_bytes) {
   }
   if (memory == nullptr) memory = std::aligned_alloc(64, size);
   if (memory == nullptr) throw std::bad_alloc();
-  return {memory, [pool = shared_from_this(), size](void* pointer) { pool->give_back(pointer, size); }};
+  return {memory,
+          [pool = shared_from_this(), size](void* pointer) { pool->give_back(pointer, size); }};
 }
 
 uint64_t MemoryPool::kept_bytes() const {

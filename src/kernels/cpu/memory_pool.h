@@ -1,5 +1,5 @@
-// Host memory for tensors, kept for reuse: a stage asks for the same few sizes again and again, and fresh
-// pages from the system cost as much time as the products that fill them.
+// Host memory for tensors, kept for reuse: a stage asks for the same few sizes again and again, and
+// fresh pages from the system cost as much time as the products that fill them.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,8 @@
 
 namespace d2q {
 
-/// Thread-safe. Blocks are 64-byte aligned and uninitialised. Lives as long as any block it gave out.
+/// Thread-safe. Blocks are 64-byte aligned and uninitialised. Lives as long as any block it gave
+/// out.
 class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
  public:
   /// Freed blocks are kept while they sum up to at most `capacity` bytes.

@@ -18,17 +18,19 @@ constexpr int64_t kLanes = kSolverLanes;
 /// Added to the normal equations, as a share of their mean diagonal (METHOD.md §8.3).
 constexpr double kRidge = 1e-5;
 
-int64_t n_row_tasks(const Refinement& r) { return (r.weight.rows() + kRowsPerTask - 1) / kRowsPerTask; }
+int64_t n_row_tasks(const Refinement& r) {
+  return (r.weight.rows() + kRowsPerTask - 1) / kRowsPerTask;
+}
 
-/// What a row's ŵ is linear in, at one column: ±c for a sign plane; code and 1 for a uniform grid, whose
-/// second unknown is −scale·zero.
+/// What a row's ŵ is linear in, at one column: ±c for a sign plane; code and 1 for a uniform grid,
+/// whose second unknown is −scale·zero.
 float basis(const Grid& grid, int k, int code, float c) {
   if (grid.kind == GridKind::kSignPlanes) return (code >> k & 1) != 0 ? c : -c;
   return k == 0 ? static_cast<float>(code) : 1.0f;
 }
 
-/// Cholesky of a small dense symmetric matrix in place (lower) and the solution of a·x = b into b. False
-/// when a is not positive definite.
+/// Cholesky of a small dense symmetric matrix in place (lower) and the solution of a·x = b into b.
+/// False when a is not positive definite.
 bool solve_positive_definite(std::vector<double>& a, std::vector<double>& b) {
   const size_t n = b.size();
   for (size_t j = 0; j < n; ++j) {
@@ -54,8 +56,8 @@ bool solve_positive_definite(std::vector<double>& a, std::vector<double>& b) {
   return true;
 }
 
-/// The normal equations of kRowsPerTask rows at once: unknown (group, k) at index group·K + k, groups
-/// in walking order.
+/// The normal equations of kRowsPerTask rows at once: unknown (group, k) at index group·K + k,
+/// groups in walking order.
 struct RowTask {
   const Refinement& r;
   int64_t begin;  // first row
@@ -92,8 +94,10 @@ struct RowTask {
   void solve() const {
     const int64_t n = r.weight.cols();
     const std::vector<Matrix<float>> planes = bases();
-    std::vector<std::vector<double>> normal(static_cast<size_t>(rows), std::vector<double>(unknowns * unknowns, 0.0));
-    std::vector<std::vector<double>> right(static_cast<size_t>(rows), std::vector<double>(unknowns, 0.0));
+    std::vector<std::vector<double>> normal(static_cast<size_t>(rows),
+                                            std::vector<double>(unknowns * unknowns, 0.0));
+    std::vector<std::vector<double>> right(static_cast<size_t>(rows),
+                                           std::vector<double>(unknowns, 0.0));
     const auto dot = [](const float* a, const float* b, int64_t count) {
       // Four partial sums: enough for the compiler to use vectors, in one fixed order.
       float sums[4] = {};
@@ -107,9 +111,11 @@ struct RowTask {
     Matrix<float> product(rows, n);
     for (size_t b = 0; b < r.groups.size(); ++b) {
       const ColumnGroup& group_b = r.groups[b];
-      const int64_t width = group_b.begin + group_b.size;  // columns of this and earlier groups: symmetry
+      const int64_t width =
+          group_b.begin + group_b.size;  // columns of this and earlier groups: symmetry
       for (int l = 0; l < n_params; ++l) {
-        gemm_f32(false, false, rows, width, group_b.size, planes[static_cast<size_t>(l)].data() + group_b.begin, n,
+        gemm_f32(false, false, rows, width, group_b.size,
+                 planes[static_cast<size_t>(l)].data() + group_b.begin, n,
                  r.hessian.data<float>() + group_b.begin * n, n, 0.0f, product.data(), n);
         const size_t column = b * static_cast<size_t>(n_params) + static_cast<size_t>(l);
         for (int64_t i = 0; i < rows; ++i) {
@@ -117,7 +123,8 @@ struct RowTask {
             const ColumnGroup& group_a = r.groups[a];
             for (int k = 0; k < n_params; ++k) {
               const size_t row = a * static_cast<size_t>(n_params) + static_cast<size_t>(k);
-              const double value = dot(planes[static_cast<size_t>(k)].row(i) + group_a.begin, product.row(i) + group_a.begin, group_a.size);
+              const double value = dot(planes[static_cast<size_t>(k)].row(i) + group_a.begin,
+                                       product.row(i) + group_a.begin, group_a.size);
               normal[static_cast<size_t>(i)][column * unknowns + row] = value;
               normal[static_cast<size_t>(i)][row * unknowns + column] = value;
             }
@@ -132,25 +139,28 @@ struct RowTask {
       std::vector<double>& matrix = normal[static_cast<size_t>(i)];
       const std::vector<double>& b = right[static_cast<size_t>(i)];
       const std::vector<double> old = unknowns_of(i);
-      // Solved for the step, so that the ridge pulls towards the old parameters and not towards 0: at 4
-      // bits and more J is so small that the latter would show.
+      // Solved for the step, so that the ridge pulls towards the old parameters and not towards 0:
+      // at 4 bits and more J is so small that the latter would show.
       std::vector<double> solution = b;
       for (size_t u = 0; u < unknowns; ++u) {
         for (size_t v = 0; v < unknowns; ++v) solution[u] -= matrix[u * unknowns + v] * old[v];
       }
       std::vector<double> factor = matrix;
       double mean = 0.0;
-      for (size_t u = 0; u < unknowns; ++u) mean += matrix[u * unknowns + u] / static_cast<double>(unknowns);
+      for (size_t u = 0; u < unknowns; ++u)
+        mean += matrix[u * unknowns + u] / static_cast<double>(unknowns);
       for (size_t u = 0; u < unknowns; ++u) factor[u * unknowns + u] += kRidge * mean;
       if (!solve_positive_definite(factor, solution)) continue;
       for (size_t u = 0; u < unknowns; ++u) solution[u] += old[u];
       // Rounding to fp16 may cost more than a nearly converged row gains.
-      if (round_to_stored(solution) && value(matrix, b, solution) < value(matrix, b, old)) store(i, solution);
+      if (round_to_stored(solution) && value(matrix, b, solution) < value(matrix, b, old))
+        store(i, solution);
     }
   }
 
   /// J of a row up to its constant: xᵀ N x − 2 xᵀ b.
-  double value(const std::vector<double>& matrix, const std::vector<double>& b, const std::vector<double>& x) const {
+  double value(const std::vector<double>& matrix, const std::vector<double>& b,
+               const std::vector<double>& x) const {
     double total = 0.0;
     for (size_t u = 0; u < unknowns; ++u) {
       double row = -2.0 * b[u];
@@ -171,15 +181,19 @@ struct RowTask {
       const float* params = params_of(row, group);
       for (int k = 0; k < n_params; ++k) {
         const bool offset = r.grid.kind == GridKind::kUniform && k == 1;
-        x.push_back(offset ? -static_cast<double>(params[0]) * static_cast<double>(params[1]) : static_cast<double>(params[k]));
+        x.push_back(offset ? -static_cast<double>(params[0]) * static_cast<double>(params[1])
+                           : static_cast<double>(params[k]));
       }
     }
     return x;
   }
 
-  /// Rounds a solution to what fp16 parameters give; false when it has none (a step that is not positive).
+  /// Rounds a solution to what fp16 parameters give; false when it has none (a step that is not
+  /// positive).
   bool round_to_stored(std::vector<double>& x) const {
-    const auto half = [](double value) { return static_cast<double>(to_float(to_half(static_cast<float>(value)))); };
+    const auto half = [](double value) {
+      return static_cast<double>(to_float(to_half(static_cast<float>(value))));
+    };
     for (size_t u = 0; u < unknowns; ++u) {
       if (r.grid.kind == GridKind::kUniform && u % 2 == 0) {
         x[u] = half(x[u]);
@@ -218,7 +232,8 @@ struct RowTask {
       for (int64_t j = group.begin; j < group.begin + group.size; ++j) {
         codes[j] = static_cast<uint8_t>(codes[j] ^ flips);
         float level = 0.0f;
-        for (int k = 0; k < n_params; ++k) level += (codes[j] >> k & 1) != 0 ? params[k] : -params[k];
+        for (int k = 0; k < n_params; ++k)
+          level += (codes[j] >> k & 1) != 0 ? params[k] : -params[k];
         weight[j] = c(j) * level;
       }
     }
@@ -229,8 +244,8 @@ struct RowTask {
 Matrix<float> gradient_of(const Refinement& r, int64_t begin, int64_t rows) {
   const int64_t n = r.weight.cols();
   Matrix<float> gradient(rows, n);
-  gemm_f32(false, false, rows, n, n, r.weight.data<float>() + begin * n, n, r.hessian.data<float>(), n, 0.0f,
-           gradient.data(), n);
+  gemm_f32(false, false, rows, n, n, r.weight.data<float>() + begin * n, n, r.hessian.data<float>(),
+           n, 0.0f, gradient.data(), n);
   const float* product = r.target_product.data<float>() + begin * n;
   for (int64_t i = 0; i < rows * n; ++i) gradient.data()[i] -= product[i];
   return gradient;
@@ -239,7 +254,8 @@ Matrix<float> gradient_of(const Refinement& r, int64_t begin, int64_t rows) {
 }  // namespace
 
 void refit_scales_cpu(const Refinement& refinement, ThreadPool& pool) {
-  pool.parallel_for(n_row_tasks(refinement), [&](int64_t task, int) { RowTask(refinement, task).solve(); });
+  pool.parallel_for(n_row_tasks(refinement),
+                    [&](int64_t task, int) { RowTask(refinement, task).solve(); });
 }
 
 void refine_codes_cpu(const Refinement& r, const SolverKernels& kernels, ThreadPool& pool) {
@@ -276,7 +292,9 @@ void refine_codes_cpu(const Refinement& r, const SolverKernels& kernels, ThreadP
         lanes.column_scale = r.column_scale.data<float>() + group.begin;
         lanes.codes = lane_codes.data();
         lanes.change = lane_change.data();
-        load_lane_grid(r.grid, r.params.data<float>() + (begin + row) * r.params.cols() + group.index * r.grid.n_params(),
+        load_lane_grid(r.grid,
+                       r.params.data<float>() + (begin + row) * r.params.cols() +
+                           group.index * r.grid.n_params(),
                        r.params.cols(), n_lanes, lanes);
         kernels.descend(lanes);
         for (int64_t lane = 0; lane < n_lanes; ++lane) {
@@ -292,7 +310,8 @@ void refine_codes_cpu(const Refinement& r, const SolverKernels& kernels, ThreadP
       const int64_t next = group.begin + group.size;
       if (next == n) continue;
       gemm_f32(false, false, rows, n - next, group.size, change.data(), widest,
-               r.hessian.data<float>() + group.begin * n + next, n, 1.0f, gradient.data() + next, n);
+               r.hessian.data<float>() + group.begin * n + next, n, 1.0f, gradient.data() + next,
+               n);
     }
   });
 }
@@ -308,7 +327,8 @@ double refinement_objective_cpu(const Refinement& r, ThreadPool& pool) {
     const float* target = r.target.data<float>() + begin * n;
     double sum = 0.0;
     for (int64_t i = 0; i < rows * n; ++i) {
-      sum += (static_cast<double>(weight[i]) - static_cast<double>(target[i])) * static_cast<double>(gradient.data()[i]);
+      sum += (static_cast<double>(weight[i]) - static_cast<double>(target[i])) *
+             static_cast<double>(gradient.data()[i]);
     }
     sums[static_cast<size_t>(task)] = sum;
   });

@@ -16,8 +16,9 @@ namespace d2q {
 namespace {
 
 Tensor host_tensor(int64_t rows, int64_t cols, DType dtype) {
-  const std::shared_ptr<void> buffer(::operator new(static_cast<size_t>(rows * cols * size_of(dtype))),
-                                     [](void* p) { ::operator delete(p); });
+  const std::shared_ptr<void> buffer(
+      ::operator new(static_cast<size_t>(rows * cols * size_of(dtype))),
+      [](void* p) { ::operator delete(p); });
   return {buffer, buffer.get(), rows, cols, dtype};
 }
 
@@ -26,9 +27,10 @@ struct Problem {
   Refinement refinement;
 };
 
-/// A random target and a positive definite H with correlated columns; codes and parameters of a plain
-/// rounding of the target.
-std::unique_ptr<Problem> random_problem(int64_t rows, const std::vector<int64_t>& sizes, const Grid& grid, uint64_t seed) {
+/// A random target and a positive definite H with correlated columns; codes and parameters of a
+/// plain rounding of the target.
+std::unique_ptr<Problem> random_problem(int64_t rows, const std::vector<int64_t>& sizes,
+                                        const Grid& grid, uint64_t seed) {
   auto problem = std::make_unique<Problem>();
   int64_t n = 0;
   auto index = static_cast<int64_t>(sizes.size());
@@ -55,16 +57,20 @@ std::unique_ptr<Problem> random_problem(int64_t rows, const std::vector<int64_t>
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < n; ++j) {
       double sum = i == j ? 0.1 : 0.0;
-      for (int64_t t = 0; t < 2 * n; ++t) sum += x[static_cast<size_t>(t * n + i)] * x[static_cast<size_t>(t * n + j)] / static_cast<double>(n);
+      for (int64_t t = 0; t < 2 * n; ++t)
+        sum += x[static_cast<size_t>(t * n + i)] * x[static_cast<size_t>(t * n + j)] /
+               static_cast<double>(n);
       r.hessian.data<float>()[i * n + j] = static_cast<float>(sum);
     }
   }
-  for (int64_t i = 0; i < rows * n; ++i) r.target.data<float>()[i] = static_cast<float>(0.05 * rng.gaussian());
+  for (int64_t i = 0; i < rows * n; ++i)
+    r.target.data<float>()[i] = static_cast<float>(0.05 * rng.gaussian());
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < n; ++j) {
       double sum = 0.0;
       for (int64_t k = 0; k < n; ++k) {
-        sum += static_cast<double>(r.target.data<float>()[i * n + k]) * static_cast<double>(r.hessian.data<float>()[k * n + j]);
+        sum += static_cast<double>(r.target.data<float>()[i * n + k]) *
+               static_cast<double>(r.hessian.data<float>()[k * n + j]);
       }
       r.target_product.data<float>()[i * n + j] = static_cast<float>(sum);
     }
@@ -88,9 +94,11 @@ double row_objective(const Refinement& r, int64_t row, const std::vector<double>
   double total = 0.0;
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < n; ++j) {
-      total += (weights[static_cast<size_t>(i)] - static_cast<double>(r.target.data<float>()[row * n + i])) *
+      total += (weights[static_cast<size_t>(i)] -
+                static_cast<double>(r.target.data<float>()[row * n + i])) *
                static_cast<double>(r.hessian.data<float>()[i * n + j]) *
-               (weights[static_cast<size_t>(j)] - static_cast<double>(r.target.data<float>()[row * n + j]));
+               (weights[static_cast<size_t>(j)] -
+                static_cast<double>(r.target.data<float>()[row * n + j]));
     }
   }
   return total;
@@ -103,16 +111,22 @@ std::vector<double> row_weights(const Refinement& r, int64_t row) {
 
 double objective(const Refinement& r) {
   double total = 0.0;
-  for (int64_t row = 0; row < r.weight.rows(); ++row) total += row_objective(r, row, row_weights(r, row));
+  for (int64_t row = 0; row < r.weight.rows(); ++row)
+    total += row_objective(r, row, row_weights(r, row));
   return total;
 }
 
 /// The weights that codes and parameters stand for.
-double weight_of(const Refinement& r, int64_t row, const ColumnGroup& group, int64_t column, int code) {
-  const float* params = r.params.data<float>() + row * r.params.cols() + group.index * r.grid.n_params();
-  if (r.grid.kind == GridKind::kUniform) return static_cast<double>(params[0]) * (code - static_cast<double>(params[1]));
+double weight_of(const Refinement& r, int64_t row, const ColumnGroup& group, int64_t column,
+                 int code) {
+  const float* params =
+      r.params.data<float>() + row * r.params.cols() + group.index * r.grid.n_params();
+  if (r.grid.kind == GridKind::kUniform)
+    return static_cast<double>(params[0]) * (code - static_cast<double>(params[1]));
   double level = 0.0;
-  for (int k = 0; k < r.grid.bits; ++k) level += (code >> k & 1) != 0 ? static_cast<double>(params[k]) : -static_cast<double>(params[k]);
+  for (int k = 0; k < r.grid.bits; ++k)
+    level +=
+        (code >> k & 1) != 0 ? static_cast<double>(params[k]) : -static_cast<double>(params[k]);
   return static_cast<double>(r.column_scale.data<float>()[column]) * level;
 }
 
@@ -121,14 +135,17 @@ void expect_weights_match_codes(const Refinement& r) {
     for (const ColumnGroup& group : r.groups) {
       for (int64_t j = group.begin; j < group.begin + group.size; ++j) {
         const int64_t place = row * r.weight.cols() + j;
-        EXPECT_NEAR(r.weight.data<float>()[place], weight_of(r, row, group, j, r.codes.data<uint8_t>()[place]), 1e-6);
+        EXPECT_NEAR(r.weight.data<float>()[place],
+                    weight_of(r, row, group, j, r.codes.data<uint8_t>()[place]), 1e-6);
       }
     }
   }
 }
 
-const Grid kGrids[] = {{GridKind::kSignPlanes, 2, false, false, 15}, {GridKind::kSignPlanes, 2, false, true, 15},
-                       {GridKind::kSignPlanes, 3, false, true, 15},  {GridKind::kUniform, 2, true, false, 15},
+const Grid kGrids[] = {{GridKind::kSignPlanes, 2, false, false, 15},
+                       {GridKind::kSignPlanes, 2, false, true, 15},
+                       {GridKind::kSignPlanes, 3, false, true, 15},
+                       {GridKind::kUniform, 2, true, false, 15},
                        {GridKind::kUniform, 4, true, false, 15}};
 
 TEST(Refinement, RefitAndDescentNeverRaiseTheObjectiveAndKeepWeightsAndCodesTogether) {
@@ -145,12 +162,14 @@ TEST(Refinement, RefitAndDescentNeverRaiseTheObjectiveAndKeepWeightsAndCodesToge
         solver->refit_scales(r);
         double now = objective(r);
         // Each row accepts only what lowers its own J, judged from f32 normal equations.
-        EXPECT_LE(now, last * (1.0 + 1e-5)) << name_of(isa) << " refit " << round << ", bits " << grid.bits;
+        EXPECT_LE(now, last * (1.0 + 1e-5))
+            << name_of(isa) << " refit " << round << ", bits " << grid.bits;
         expect_weights_match_codes(r);
         last = now;
         solver->refine_codes(r);
         now = objective(r);
-        EXPECT_LE(now, last * (1.0 + 1e-5)) << name_of(isa) << " descent " << round << ", bits " << grid.bits;
+        EXPECT_LE(now, last * (1.0 + 1e-5))
+            << name_of(isa) << " descent " << round << ", bits " << grid.bits;
         expect_weights_match_codes(r);
         last = now;
       }
@@ -171,16 +190,20 @@ TEST(Refinement, RefitReachesTheLeastSquaresSolution) {
     for (int64_t row = 0; row < r.weight.rows(); ++row) {
       for (const ColumnGroup& group : r.groups) {
         for (int k = 0; k < grid.n_params(); ++k) {
-          float& param = r.params.data<float>()[row * r.params.cols() + group.index * grid.n_params() + k];
+          float& param =
+              r.params.data<float>()[row * r.params.cols() + group.index * grid.n_params() + k];
           const float kept = param;
           for (const float factor : {0.98f, 1.02f}) {
             param = kept * factor;
             std::vector<double> weights = row_weights(r, row);
             for (int64_t j = group.begin; j < group.begin + group.size; ++j) {
-              weights[static_cast<size_t>(j)] = weight_of(r, row, group, j, r.codes.data<uint8_t>()[row * r.weight.cols() + j]);
+              weights[static_cast<size_t>(j)] =
+                  weight_of(r, row, group, j, r.codes.data<uint8_t>()[row * r.weight.cols() + j]);
             }
-            EXPECT_GE(row_objective(r, row, weights), row_objective(r, row, row_weights(r, row)) - 1e-4 * best)
-                << "bits " << grid.bits << " kind " << static_cast<int>(grid.kind) << " row " << row << " group " << group.index << " k " << k << " " << factor << " param " << kept;
+            EXPECT_GE(row_objective(r, row, weights),
+                      row_objective(r, row, row_weights(r, row)) - 1e-4 * best)
+                << "bits " << grid.bits << " kind " << static_cast<int>(grid.kind) << " row " << row
+                << " group " << group.index << " k " << k << " " << factor << " param " << kept;
           }
           param = kept;
         }
@@ -224,8 +247,10 @@ TEST(Refinement, GivesTheSameBitsOnAnyNumberOfThreads) {
     }
     const Refinement& x = a->refinement;
     const Refinement& y = b->refinement;
-    EXPECT_TRUE(std::equal(x.codes.data<uint8_t>(), x.codes.data<uint8_t>() + x.codes.size(), y.codes.data<uint8_t>()));
-    EXPECT_TRUE(std::equal(x.params.data<float>(), x.params.data<float>() + x.params.size(), y.params.data<float>()));
+    EXPECT_TRUE(std::equal(x.codes.data<uint8_t>(), x.codes.data<uint8_t>() + x.codes.size(),
+                           y.codes.data<uint8_t>()));
+    EXPECT_TRUE(std::equal(x.params.data<float>(), x.params.data<float>() + x.params.size(),
+                           y.params.data<float>()));
   }
 }
 

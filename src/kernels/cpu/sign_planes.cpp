@@ -13,7 +13,8 @@ namespace {
 
 constexpr int kLanes = kSolverLanes;
 constexpr int kMaxPlanes = kSolverMaxPlanes;
-/// Keeps c invertible for columns that are zero or nearly so: at least this share of the group's mean.
+/// Keeps c invertible for columns that are zero or nearly so: at least this share of the group's
+/// mean.
 constexpr float kSmallestColumnShare = 1.0f / 256.0f;
 
 /// Solves the symmetric n x n system (n <= 3) a·x = b by Gaussian elimination in f64; a singular
@@ -36,13 +37,14 @@ void solve_small(double a[kMaxPlanes][kMaxPlanes], double b[kMaxPlanes], int n, 
   }
 }
 
-/// 16 rows of the fit, lane-major; lanes beyond the matrix repeat its last row and are not read back.
+/// 16 rows of the fit, lane-major; lanes beyond the matrix repeat its last row and are not read
+/// back.
 struct RowLanes {
   const SolverKernels& kernels;
-  const float* x;   // [cols][16]
-  int32_t* codes;   // [cols][16], the sign planes as bits
+  const float* x;      // [cols][16]
+  int32_t* codes;      // [cols][16], the sign planes as bits
   float (*r)[kLanes];  // [planes][16]
-  const float* c;   // [cols]
+  const float* c;      // [cols]
   int64_t cols;
   int planes;
   int64_t n_lanes;
@@ -51,13 +53,16 @@ struct RowLanes {
   void initialise() const {
     std::fill(codes, codes + cols * kLanes, 0);
     double denominator = 0.0;
-    for (int64_t j = 0; j < cols; ++j) denominator += static_cast<double>(c[j]) * static_cast<double>(c[j]);
+    for (int64_t j = 0; j < cols; ++j)
+      denominator += static_cast<double>(c[j]) * static_cast<double>(c[j]);
     std::vector<float> residual(x, x + cols * kLanes);
     for (int p = 0; p < planes; ++p) {
       for (int lane = 0; lane < kLanes; ++lane) {
         double numerator = 0.0;
         for (int64_t j = 0; j < cols; ++j) {
-          numerator += static_cast<double>(std::abs(residual[static_cast<size_t>(j * kLanes + lane)])) * static_cast<double>(c[j]);
+          numerator +=
+              static_cast<double>(std::abs(residual[static_cast<size_t>(j * kLanes + lane)])) *
+              static_cast<double>(c[j]);
         }
         r[p][lane] = denominator > 0.0 ? static_cast<float>(numerator / denominator) : 0.0f;
         for (int64_t j = 0; j < cols; ++j) {
@@ -76,7 +81,8 @@ struct RowLanes {
     float differing[kMaxPlanes * kMaxPlanes][kLanes];
     kernels.plane_sums(x, codes, c, cols, planes, products[0], differing[0]);
     double total = 0.0;
-    for (int64_t j = 0; j < cols; ++j) total += static_cast<double>(c[j]) * static_cast<double>(c[j]);
+    for (int64_t j = 0; j < cols; ++j)
+      total += static_cast<double>(c[j]) * static_cast<double>(c[j]);
     if (total <= 0.0) return;
     int32_t flips[kLanes] = {};
     for (int lane = 0; lane < kLanes; ++lane) {
@@ -103,7 +109,8 @@ struct RowLanes {
   void add_column_sums(float* numerators, float* denominators) const {
     float levels[kSolverMaxLevels][kLanes];
     plane_levels(r, planes, levels);
-    kernels.plane_column_sums(x, codes, levels[0], 1 << planes, cols, n_lanes, numerators, denominators);
+    kernels.plane_column_sums(x, codes, levels[0], 1 << planes, cols, n_lanes, numerators,
+                              denominators);
   }
 
   /// (3) of §5.2: every code to the nearest level.
@@ -120,7 +127,8 @@ struct ColumnSums {
   void clear() { std::fill(parts.data(), parts.data() + parts.size(), 0.0f); }
   double total(int64_t column) const {
     double sum = 0.0;
-    for (int64_t task = 0; task < parts.rows(); ++task) sum += static_cast<double>(parts(task, column));
+    for (int64_t task = 0; task < parts.rows(); ++task)
+      sum += static_cast<double>(parts(task, column));
     return sum;
   }
   Matrix<float> parts;
@@ -144,13 +152,15 @@ void plane_levels(const float (*r)[kSolverLanes], int planes, float (*levels)[kS
   }
 }
 
-void fit_sign_planes(const SolverKernels& kernels, const GroupBlock& block, int planes, int iterations,
-                     bool fit_column_scale, std::span<float> r, std::span<float> c, ThreadPool& pool) {
+void fit_sign_planes(const SolverKernels& kernels, const GroupBlock& block, int planes,
+                     int iterations, bool fit_column_scale, std::span<float> r, std::span<float> c,
+                     ThreadPool& pool) {
   const int64_t rows = block.rows;
   const int64_t cols = block.cols;
   D2Q_CHECK(planes >= 1 && planes <= kMaxPlanes, "{} planes", planes);
-  D2Q_CHECK(static_cast<int64_t>(r.size()) == rows * planes && static_cast<int64_t>(c.size()) == cols,
-            "r {} c {} for {}x{}", r.size(), c.size(), rows, cols);
+  D2Q_CHECK(
+      static_cast<int64_t>(r.size()) == rows * planes && static_cast<int64_t>(c.size()) == cols,
+      "r {} c {} for {}x{}", r.size(), c.size(), rows, cols);
   const int64_t n_tasks = (rows + kLanes - 1) / kLanes;
   Matrix<float> x(n_tasks, cols * kLanes);
   Matrix<int32_t> codes(n_tasks, cols * kLanes);
@@ -159,8 +169,9 @@ void fit_sign_planes(const SolverKernels& kernels, const GroupBlock& block, int 
   ColumnSums denominators(n_tasks, cols);
   const auto for_lanes = [&](auto&& body) {
     pool.parallel_for(n_tasks, [&](int64_t task, int) {
-      body(task, RowLanes{kernels, x.row(task), codes.row(task), reinterpret_cast<float(*)[kLanes]>(scales.row(task)),
-                          c.data(), cols, planes, std::min<int64_t>(kLanes, rows - task * kLanes)});
+      body(task, RowLanes{kernels, x.row(task), codes.row(task),
+                          reinterpret_cast<float(*)[kLanes]>(scales.row(task)), c.data(), cols,
+                          planes, std::min<int64_t>(kLanes, rows - task * kLanes)});
     });
   };
 
@@ -176,7 +187,8 @@ void fit_sign_planes(const SolverKernels& kernels, const GroupBlock& block, int 
   });
   if (fit_column_scale) {
     for (int64_t j = 0; j < cols; ++j) {
-      c[static_cast<size_t>(j)] = static_cast<float>(numerators.total(j) / static_cast<double>(rows));
+      c[static_cast<size_t>(j)] =
+          static_cast<float>(numerators.total(j) / static_cast<double>(rows));
     }
     const auto smallest = kSmallestColumnShare * static_cast<float>(mean_of(c));
     for (float& value : c) value = smallest > 0.0f ? std::max(value, smallest) : 1.0f;
@@ -200,7 +212,8 @@ void fit_sign_planes(const SolverKernels& kernels, const GroupBlock& block, int 
     });
     for (int64_t j = 0; j < cols; ++j) {
       const double denominator = denominators.total(j);
-      if (denominator > 0.0) c[static_cast<size_t>(j)] = static_cast<float>(std::abs(numerators.total(j) / denominator));
+      if (denominator > 0.0)
+        c[static_cast<size_t>(j)] = static_cast<float>(std::abs(numerators.total(j) / denominator));
     }
     const auto smallest = kSmallestColumnShare * static_cast<float>(mean_of(c));
     for (float& value : c) value = std::max(value, smallest);
@@ -212,8 +225,10 @@ void fit_sign_planes(const SolverKernels& kernels, const GroupBlock& block, int 
   for (float& value : c) value = static_cast<float>(static_cast<double>(value) / factor);
   for (int64_t i = 0; i < rows; ++i) {
     for (int p = 0; p < planes; ++p) {
-      const double value = static_cast<double>(scales(i / kLanes, p * kLanes + i % kLanes)) * factor;
-      r[static_cast<size_t>(i * planes + p)] = to_float(to_half(std::min(static_cast<float>(value), kHalfMax)));
+      const double value =
+          static_cast<double>(scales(i / kLanes, p * kLanes + i % kLanes)) * factor;
+      r[static_cast<size_t>(i * planes + p)] =
+          to_float(to_half(std::min(static_cast<float>(value), kHalfMax)));
     }
   }
 }

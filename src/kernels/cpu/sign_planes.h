@@ -1,4 +1,5 @@
-// METHOD.md §5.2: ŵ[i,j] = c[j]·(±r0[i] ± r1[i] [± r2[i]]), fitted to a whole group of columns at once.
+// METHOD.md §5.2: ŵ[i,j] = c[j]·(±r0[i] ± r1[i] [± r2[i]]), fitted to a whole group of columns at
+// once.
 #pragma once
 
 #include <cstdint>
@@ -20,11 +21,12 @@ struct GroupBlock {
 /// levels[code][lane] of 16 rows from r[plane][lane]: bit p of the code set = +r[p], clear = −r[p].
 void plane_levels(const float (*r)[kSolverLanes], int planes, float (*levels)[kSolverLanes]);
 
-/// Fits r [rows, planes] (row-major) and, when `fit_column_scale`, c [cols] by `iterations` rounds of
-/// alternating least squares; else c is set to 1. On return c has geometric mean 1 (its factor moved
-/// into r, METHOD.md §5.2) and every r is >= 0 and exact in fp16. The objective Σ(X − ŵ)² does not rise
-/// from round to round before that rounding. Same result on any thread count.
-void fit_sign_planes(const SolverKernels& kernels, const GroupBlock& block, int planes, int iterations, bool fit_column_scale,
-                     std::span<float> r, std::span<float> c, ThreadPool& pool);
+/// Fits r [rows, planes] (row-major) and, when `fit_column_scale`, c [cols] by `iterations` rounds
+/// of alternating least squares; else c is set to 1. On return c has geometric mean 1 (its factor
+/// moved into r, METHOD.md §5.2) and every r is >= 0 and exact in fp16. The objective Σ(X − ŵ)²
+/// does not rise from round to round before that rounding. Same result on any thread count.
+void fit_sign_planes(const SolverKernels& kernels, const GroupBlock& block, int planes,
+                     int iterations, bool fit_column_scale, std::span<float> r, std::span<float> c,
+                     ThreadPool& pool);
 
 }  // namespace d2q

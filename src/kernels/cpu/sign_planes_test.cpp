@@ -16,11 +16,14 @@ struct LiteralFit {
   std::vector<double> c, r0, r1;
 };
 
-LiteralFit literal_two_planes(const std::vector<double>& x, size_t rows, size_t cols, int iterations) {
-  LiteralFit fit{std::vector<double>(cols, 0.0), std::vector<double>(rows), std::vector<double>(rows)};
+LiteralFit literal_two_planes(const std::vector<double>& x, size_t rows, size_t cols,
+                              int iterations) {
+  LiteralFit fit{std::vector<double>(cols, 0.0), std::vector<double>(rows),
+                 std::vector<double>(rows)};
   std::vector<double> b0(rows * cols), b1(rows * cols);
   for (size_t j = 0; j < cols; ++j) {
-    for (size_t i = 0; i < rows; ++i) fit.c[j] += std::abs(x[i * cols + j]) / static_cast<double>(rows);
+    for (size_t i = 0; i < rows; ++i)
+      fit.c[j] += std::abs(x[i * cols + j]) / static_cast<double>(rows);
   }
   const auto sign = [](double v) { return v >= 0.0 ? 1.0 : -1.0; };
   for (size_t i = 0; i < rows; ++i) {
@@ -72,7 +75,8 @@ LiteralFit literal_two_planes(const std::vector<double>& x, size_t rows, size_t 
         double best = HUGE_VAL;
         for (const double s0 : {-1.0, 1.0}) {
           for (const double s1 : {-1.0, 1.0}) {
-            const double d = std::abs(x[i * cols + j] - fit.c[j] * (s0 * fit.r0[i] + s1 * fit.r1[i]));
+            const double d =
+                std::abs(x[i * cols + j] - fit.c[j] * (s0 * fit.r0[i] + s1 * fit.r1[i]));
             if (d < best) {
               best = d;
               b0[i * cols + j] = s0;
@@ -86,7 +90,8 @@ LiteralFit literal_two_planes(const std::vector<double>& x, size_t rows, size_t 
   return fit;
 }
 
-double error_of(const std::vector<float>& x, int64_t rows, int64_t cols, int planes, const std::vector<float>& r, const std::vector<float>& c) {
+double error_of(const std::vector<float>& x, int64_t rows, int64_t cols, int planes,
+                const std::vector<float>& r, const std::vector<float>& c) {
   double sum = 0.0;
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < cols; ++j) {
@@ -98,7 +103,8 @@ double error_of(const std::vector<float>& x, int64_t rows, int64_t cols, int pla
           level += (code >> p & 1) != 0 ? r_p : -r_p;
         }
         const double w = static_cast<double>(c[static_cast<size_t>(j)]) * level;
-        best = std::min(best, std::abs(static_cast<double>(x[static_cast<size_t>(i * cols + j)]) - w));
+        best =
+            std::min(best, std::abs(static_cast<double>(x[static_cast<size_t>(i * cols + j)]) - w));
       }
       sum += best * best;
     }
@@ -121,8 +127,10 @@ TEST(SignPlanes, TwoPlanesEqualTheLiteralAlternation) {
   std::vector<float> r(static_cast<size_t>(rows * 2));
   std::vector<float> c(static_cast<size_t>(cols));
   fit_sign_planes(kSolverScalar, {x.data(), rows, cols, cols}, 2, 3, true, r, c, pool);
-  const LiteralFit literal = literal_two_planes({x.begin(), x.end()}, static_cast<size_t>(rows), static_cast<size_t>(cols), 3);
-  // Products c·r are gauge-free; r is stored in fp16 (2^-11), and a code at a tie may fall either way.
+  const LiteralFit literal = literal_two_planes({x.begin(), x.end()}, static_cast<size_t>(rows),
+                                                static_cast<size_t>(cols), 3);
+  // Products c·r are gauge-free; r is stored in fp16 (2^-11), and a code at a tie may fall either
+  // way.
   int64_t far = 0;
   for (size_t i = 0; i < static_cast<size_t>(rows); ++i) {
     const double ours = static_cast<double>(c[0]) * static_cast<double>(r[i * 2]);
@@ -139,13 +147,15 @@ TEST(SignPlanes, MoreRoundsNeverFitWorseAndColumnScalesHelpScaledColumns) {
   for (const int planes : {2, 3}) {
     std::vector<float> x = gaussian(rows * cols, 7);
     for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t j = 0; j < cols; ++j) x[static_cast<size_t>(i * cols + j)] *= 0.3f + 0.05f * static_cast<float>(j);
+      for (int64_t j = 0; j < cols; ++j)
+        x[static_cast<size_t>(i * cols + j)] *= 0.3f + 0.05f * static_cast<float>(j);
     }
     std::vector<float> r(static_cast<size_t>(rows * planes));
     std::vector<float> c(static_cast<size_t>(cols));
     double last = HUGE_VAL;
     for (const int iterations : {0, 1, 3, 15}) {
-      fit_sign_planes(kSolverScalar, {x.data(), rows, cols, cols}, planes, iterations, true, r, c, pool);
+      fit_sign_planes(kSolverScalar, {x.data(), rows, cols, cols}, planes, iterations, true, r, c,
+                      pool);
       const double error = error_of(x, rows, cols, planes, r, c);
       EXPECT_LE(error, last * 1.002) << planes << " planes, " << iterations << " rounds";  // fp16 r
       last = error;

@@ -16,7 +16,8 @@ float round_even(float x) {
   return (x + kMagic) - kMagic;
 }
 
-/// Scale and zero for a range, rounded to what fp16 holds so that the fit is judged as it is stored.
+/// Scale and zero for a range, rounded to what fp16 holds so that the fit is judged as it is
+/// stored.
 UniformParams params_for_range(float low, float high, float max_code) {
   const float smallest = to_float(Half{1});
   float scale = to_float(to_half(std::min((high - low) / max_code, kHalfMax)));

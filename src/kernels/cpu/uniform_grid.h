@@ -13,8 +13,8 @@ struct UniformParams {
   float zero = 0.0f;
 };
 
-/// Fits values[0, n). With `clip_search` the range [min, max] (0 included) is shrunk by p = 1 − i/100,
-/// i < 80, and the p with the least Σ|w − ŵ|^2.4 kept; without, p = 1.
+/// Fits values[0, n). With `clip_search` the range [min, max] (0 included) is shrunk by p = 1 −
+/// i/100, i < 80, and the p with the least Σ|w − ŵ|^2.4 kept; without, p = 1.
 UniformParams fit_uniform(const SolverKernels& kernels, const float* values, int64_t n, int bits,
                           bool clip_search);
 

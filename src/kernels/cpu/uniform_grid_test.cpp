@@ -15,7 +15,8 @@ namespace {
 double power_error(const std::vector<float>& w, double scale, double zero, int max_code) {
   double sum = 0.0;
   for (const float value : w) {
-    const double q = std::clamp(std::nearbyint(static_cast<double>(value) / scale) + zero, 0.0, static_cast<double>(max_code));
+    const double q = std::clamp(std::nearbyint(static_cast<double>(value) / scale) + zero, 0.0,
+                                static_cast<double>(max_code));
     sum += std::pow(std::abs(static_cast<double>(value) - scale * (q - zero)), 2.4);
   }
   return sum;
@@ -33,11 +34,13 @@ TEST(UniformGrid, ClipSearchFindsTheBestOfAllEightyShrinks) {
       double best = HUGE_VAL;
       for (int i = 0; i < 80; ++i) {
         const double p = 1.0 - i / 100.0;
-        const double scale = static_cast<double>(to_float(to_half(static_cast<float>(p * (high - low) / max_code))));
+        const double scale =
+            static_cast<double>(to_float(to_half(static_cast<float>(p * (high - low) / max_code))));
         best = std::min(best, power_error(w, scale, std::nearbyint(-p * low / scale), max_code));
       }
       const UniformParams fit = fit_uniform(kSolverScalar, w.data(), n, bits, true);
-      const double found = power_error(w, static_cast<double>(fit.scale), static_cast<double>(fit.zero), max_code);
+      const double found =
+          power_error(w, static_cast<double>(fit.scale), static_cast<double>(fit.zero), max_code);
       EXPECT_LE(found, best * 1.001 + 1e-12) << bits << " bits, " << n;
     }
   }
@@ -51,7 +54,8 @@ TEST(UniformGrid, WithoutClipSearchTheRangeIsCoveredAndZeroIsALevel) {
 }
 
 TEST(UniformGrid, ParametersSurviveFp16AndDegenerateGroupsStayFinite) {
-  for (const std::vector<float>& w : {std::vector<float>(64, 0.0f), std::vector<float>(64, 1e-12f), std::vector<float>(64, 3e5f)}) {
+  for (const std::vector<float>& w : {std::vector<float>(64, 0.0f), std::vector<float>(64, 1e-12f),
+                                      std::vector<float>(64, 3e5f)}) {
     const UniformParams fit = fit_uniform(kSolverScalar, w.data(), 64, 2, true);
     EXPECT_GT(fit.scale, 0.0f);
     EXPECT_EQ(fit.scale, to_float(to_half(fit.scale)));
