@@ -85,7 +85,9 @@ TEST(ByteLevelTokenizer, RoundTripsValidText) {
       }
       EXPECT_EQ(decoded, bytes) << name;
       Utf8Stream stream;
-      EXPECT_EQ(decoded, stream.push(text) + stream.finish()) << name;
+      std::string streamed = stream.push(text);
+      streamed += stream.finish();
+      EXPECT_EQ(decoded, streamed) << name;
     }
   }
 }
