@@ -20,8 +20,7 @@ fail() {
   exit 1
 }
 say() { echo "end to end, ${SECONDS} s: $*"; }
-# `--preset paper` for its time: what is compared does not depend on the preset.
-options=(--preset paper --bits 2 --group 64 --calib "$calibration" --seed 1)
+options=(--bits 2 --group 64 --calib "$calibration" --seed 1)
 quantize() { # OUT THREADS [MORE...]
   "$d2quant" quantize "$model" -o "$1" --threads "$2" "${options[@]}" "${@:3}" >/dev/null
 }
@@ -32,7 +31,7 @@ perplexity() { # MODEL [MORE...]
 holds() { awk "BEGIN { exit !($1) }"; }
 
 # The comparisons quantize the first blocks alone, to take seconds instead of minutes.
-part=(--samples 4 --seq 256 --keep 'layers\.([4-9]|[12][0-9])\.')
+part=(--preset paper --samples 4 --seq 256 --keep 'layers\.([4-9]|[12][0-9])\.')
 say "two threads, then one thread, then killed and resumed; all three must be equal"
 quantize "$work/two" 2 "${part[@]}"
 quantize "$work/one" 1 "${part[@]}"
