@@ -18,7 +18,7 @@ ppl() {
 for bits in 3 2; do
   echo "Quantizing to $bits bits ..."
   "$d2quant" quantize "$model" -o ".models/demo-${bits}bit" --bits $bits --group 64 \
-    --calib .models/calibration.txt --preset fast --samples 12 --seq 1024 --overwrite
+    --calib .models/calibration.txt --preset fast --samples 8 --seq 1024 --overwrite
 done
 
 echo "Measuring perplexity ..."
