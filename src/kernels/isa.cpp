@@ -82,6 +82,18 @@ const PackedKernels& packed_kernels(Isa isa) {
   return kPackedKernelsScalar;
 }
 
+const ForwardKernels& forward_kernels(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx2:
+      return kForwardAvx2;
+    case Isa::kAvx512:
+      return kForwardAvx512;
+    case Isa::kScalar:
+      break;
+  }
+  return kForwardScalar;
+}
+
 const SolverKernels& solver_kernels(Isa isa) {
   switch (isa) {
     case Isa::kAvx2:

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/forward_kernels.h"
 #include "kernels/packed_kernels.h"
 #include "kernels/solver_kernels.h"
 
@@ -26,6 +27,8 @@ std::vector<Isa> available_isas();
 /// this machine lacks.
 Isa choose_isa(const std::string& request = "auto");
 
+/// The forward's inner loops of an available ISA.
+const ForwardKernels& forward_kernels(Isa isa);
 /// The packed kernels of an available ISA.
 const PackedKernels& packed_kernels(Isa isa);
 /// The solver's inner loops of an available ISA.

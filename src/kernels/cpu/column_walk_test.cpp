@@ -12,17 +12,13 @@
 #include "kernels/cpu/cpu_solver.h"
 #include "kernels/cpu/sign_planes.h"
 #include "kernels/cpu/uniform_grid.h"
+#include "kernels/cpu/test_support.h"
 #include "kernels/isa.h"
 
 namespace d2q {
 namespace {
 
-Tensor host_tensor(int64_t rows, int64_t cols, DType dtype) {
-  const std::shared_ptr<void> buffer(
-      ::operator new(static_cast<size_t>(rows * cols * size_of(dtype))),
-      [](void* p) { ::operator delete(p); });
-  return {buffer, buffer.get(), rows, cols, dtype};
-}
+using test::host_tensor;
 
 struct Problem {
   Tensor weight;

@@ -13,18 +13,6 @@
 namespace d2q {
 namespace {
 
-const ForwardKernels& forward_kernels(Isa isa) {
-  switch (isa) {
-    case Isa::kAvx2:
-      return kForwardAvx2;
-    case Isa::kAvx512:
-      return kForwardAvx512;
-    case Isa::kScalar:
-      break;
-  }
-  return kForwardScalar;
-}
-
 /// Freed tensors kept for reuse: about the temporaries of one block's stage.
 constexpr uint64_t kPoolBytes = 256u << 20;
 

@@ -13,6 +13,14 @@
 
 namespace d2q::test {
 
+/// Uninitialised host memory, for operations that are tested without a device.
+inline Tensor host_tensor(int64_t rows, int64_t cols, DType dtype) {
+  const std::shared_ptr<void> buffer(
+      ::operator new(static_cast<size_t>(rows * cols * size_of(dtype))),
+      [](void* p) { ::operator delete(p); });
+  return {buffer, buffer.get(), rows, cols, dtype};
+}
+
 /// Gaussian values, rounded to `dtype`.
 inline Tensor random_tensor(Device& device, int64_t rows, int64_t cols, DType dtype, uint64_t seed,
                             double deviation = 1.0) {
