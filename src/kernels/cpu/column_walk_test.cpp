@@ -11,8 +11,8 @@
 #include "base/rng.h"
 #include "kernels/cpu/cpu_solver.h"
 #include "kernels/cpu/sign_planes.h"
-#include "kernels/cpu/uniform_grid.h"
 #include "kernels/cpu/test_support.h"
+#include "kernels/cpu/uniform_grid.h"
 #include "kernels/isa.h"
 
 namespace d2q {
