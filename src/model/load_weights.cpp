@@ -1,16 +1,12 @@
 #include "model/load_weights.h"
 
+#include "kernels/host_copy.h"
+
 namespace d2q {
 
 Tensor load_tensor(Device& device, const WeightSource& source, const std::string& name,
                    DType dtype) {
-  const Matrix<float> host = source.load(name);
-  const Tensor wide = device.allocate(host.rows(), host.cols(), DType::kF32);
-  device.upload(host.data(), wide);
-  if (dtype == DType::kF32) return wide;
-  const Tensor result = device.allocate(host.rows(), host.cols(), dtype);
-  device.convert(wide, result);
-  return result;
+  return to_device(device, source.load(name), dtype);
 }
 
 Linear load_linear(Device& device, const WeightSource& source, const std::string& module,

@@ -6,6 +6,7 @@
 #include <numbers>
 #include <vector>
 
+#include "kernels/host_copy.h"
 #include "model/block.h"
 
 namespace d2q {
@@ -102,11 +103,7 @@ RopeTables make_rope_tables(Device& device, const ModelConfig& config, int64_t n
       sin(position, i) = static_cast<float>(std::sin(static_cast<double>(angle)) * magnitude);
     }
   }
-  RopeTables tables{device.allocate(n_positions, half, DType::kF32),
-                    device.allocate(n_positions, half, DType::kF32)};
-  device.upload(cos.data(), tables.cos);
-  device.upload(sin.data(), tables.sin);
-  return tables;
+  return {to_device(device, cos), to_device(device, sin)};
 }
 
 }  // namespace d2q

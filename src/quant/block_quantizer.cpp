@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "codec/packed_matrix.h"
+#include "kernels/host_copy.h"
 #include "quant/absorb.h"
 #include "quant/linear_settings.h"
 
@@ -24,18 +25,6 @@ double seconds_since(Clock::time_point start) {
 /// Rows of a cache, or nothing of a cache that the options do not need.
 Tensor rows_of(const Tensor& tensor, int64_t begin, int64_t count) {
   return tensor.empty() ? Tensor{} : tensor.row_range(begin, count);
-}
-
-Matrix<float> to_host(Device& device, const Tensor& tensor) {
-  Matrix<float> matrix(tensor.rows(), tensor.cols());
-  device.download(tensor, matrix.data());
-  return matrix;
-}
-
-Tensor to_device(Device& device, const float* values, int64_t rows, int64_t cols) {
-  const Tensor tensor = device.allocate(rows, cols, DType::kF32);
-  device.upload(values, tensor);
-  return tensor;
 }
 
 /// H and C of one input set (METHOD.md §3), accumulated chunk by chunk; D = C − H.
@@ -62,8 +51,8 @@ class InputStatistics {
     device_.mirror_lower(gram_);
     return {device_,
             pool,
-            to_host(device_, gram_),
-            cross_.empty() ? Matrix<float>() : to_host(device_, cross_),
+            to_host<float>(device_, gram_),
+            cross_.empty() ? Matrix<float>() : to_host<float>(device_, cross_),
             {options.alpha, options.damping,
              options.refine && options.method == QuantMethod::kD2Quant, options.refine_rounds},
             subject};
@@ -87,9 +76,7 @@ class Deviation {
     device_.accumulate_difference(teacher, student, moments_);
   }
   DeviationShift shift(int64_t n_tokens, const ShiftGate& gate) {
-    Matrix<double> moments(2, moments_.cols());
-    device_.download(moments_, moments.data());
-    return deviation_shift(moments, n_tokens, gate);
+    return deviation_shift(to_host<double>(device_, moments_), n_tokens, gate);
   }
 
  private:
@@ -208,32 +195,20 @@ Linear densify(Device& device, const Linear& linear, DType dtype) {
   dequantize(*linear.packed, weights.span());
   Linear dense;
   dense.bias = linear.bias;
-  dense.dense = to_device(device, weights.data(), weights.rows(), weights.cols());
-  if (dtype != DType::kF32) {
-    const Tensor converted = device.allocate(weights.rows(), weights.cols(), dtype);
-    device.convert(dense.dense, converted);
-    dense.dense = converted;
-  }
+  dense.dense = to_device(device, weights, dtype);
   return dense;
 }
 
 Linear BlockQuantizer::stream_linear(const StoredLinear& stored) const {
   Linear linear;
-  if (!stored.bias.empty()) {
-    linear.bias =
-        to_device(device_, stored.bias.data(), 1, static_cast<int64_t>(stored.bias.size()));
-  }
+  if (!stored.bias.empty())
+    linear.bias = to_device(device_, stored.bias, 1, static_cast<int64_t>(stored.bias.size()));
   if (stored.solution) {
     const PackedLinear packed = pack_solution(*stored.solution);
     linear.packed = packed.view();
     return densify(device_, linear, options_.products);
   }
-  linear.dense = to_device(device_, stored.dense.data(), stored.dense.rows(), stored.dense.cols());
-  if (options_.products == DType::kF32) return linear;
-  const Tensor converted =
-      device_.allocate(stored.dense.rows(), stored.dense.cols(), options_.products);
-  device_.convert(linear.dense, converted);
-  linear.dense = converted;
+  linear.dense = to_device(device_, stored.dense, options_.products);
   return linear;
 }
 
@@ -352,8 +327,7 @@ QuantizedBlock BlockQuantizer::quantize(int64_t layer, const Streams& streams,
       });
       if (correct) {
         result.deviation = deviation.shift(n_tokens, options_.shift_gate);
-        current.mlp_norm.shift =
-            to_device(device_, result.deviation->shift.data(), 1, config.hidden_size);
+        current.mlp_norm.shift = to_device(device_, result.deviation->shift, 1, config.hidden_size);
         if (!fp.mlp_norm.shift.empty()) device_.add(current.mlp_norm.shift, fp.mlp_norm.shift);
       }
       for_chunks([&](int64_t begin, int64_t count) {

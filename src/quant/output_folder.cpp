@@ -12,6 +12,7 @@
 #include "base/file_io.h"
 #include "format/packed_container.h"
 #include "format/safetensors.h"
+#include "kernels/host_copy.h"
 #include "model/family.h"
 
 namespace d2q {
@@ -51,10 +52,9 @@ void add_norm(Device& device, const std::string& name, const NormParams& norm,
   for (const auto& [suffix, tensor] :
        {std::pair{".weight", norm.gain}, std::pair{".bias", norm.shift}}) {
     if (tensor.empty()) continue;
-    std::vector<float> values(static_cast<size_t>(tensor.size()));
-    device.download(tensor, values.data());
-    tensors.push_back({{name + suffix, SafetensorsType::kF32, {tensor.size()}},
-                       to_bytes(std::span<const float>(values))});
+    const Matrix<float> values = to_host<float>(device, tensor);
+    tensors.push_back(
+        {{name + suffix, SafetensorsType::kF32, {values.size()}}, to_bytes(values.span())});
   }
 }
 

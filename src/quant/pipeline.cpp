@@ -13,6 +13,7 @@
 #include "base/hash.h"
 #include "format/packed_container.h"
 #include "model/family.h"
+#include "model/load_weights.h"
 #include "model/weight_source.h"
 #include "quant/block_quantizer.h"
 #include "quant/calibration.h"
@@ -178,40 +179,20 @@ Streams start_streams(Device& device, const WeightSource& source, const Quantize
   Streams streams;
   if (!BlockQuantizer::needs_statistics(options)) return streams;
   const ModelConfig& config = source.config();
-  const std::string name =
-      std::string(family_named(config.family).modules.embedding.hf) + ".weight";
-  const Matrix<float> table = source.load(name);
-  const Tensor fp = device.allocate(table.rows(), table.cols(), DType::kF32);
-  device.upload(table.data(), fp);
+  const Tensor fp = load_tensor(
+      device, source, std::string(family_named(config.family).modules.embedding.hf) + ".weight",
+      DType::kF32);
   const auto n_tokens = static_cast<int64_t>(ids.size());
   if (BlockQuantizer::needs_fp_stream(options)) {
     streams.fp = device.allocate(n_tokens, config.hidden_size, DType::kF32);
     embed(device, ids, fp, streams.fp);
   }
   // The quantized model reads its embedding as stored.
-  const Tensor stored = device.allocate(table.rows(), table.cols(), DType::kF16);
+  const Tensor stored = device.allocate(fp.rows(), fp.cols(), DType::kF16);
   device.convert(fp, stored);
   streams.quantized = device.allocate(n_tokens, config.hidden_size, DType::kF32);
   embed(device, ids, stored, streams.quantized);
   return streams;
-}
-
-NormParams load_final_norm(Device& device, const WeightSource& source) {
-  const ModelConfig& config = source.config();
-  const Family& family = family_named(config.family);
-  const std::string name(family.modules.final_norm.hf);
-  const auto tensor = [&](const std::string& full_name) {
-    const Matrix<float> values = source.load(full_name);
-    const Tensor result = device.allocate(1, values.size(), DType::kF32);
-    device.upload(values.data(), result);
-    return result;
-  };
-  NormParams norm;
-  norm.kind = family.norm;
-  norm.epsilon = config.norm_epsilon;
-  norm.gain = tensor(name + ".weight");
-  if (source.has(name + ".bias")) norm.shift = tensor(name + ".bias");
-  return norm;
 }
 
 /// Embedding, final norm and, where it is not tied, the head.
@@ -305,7 +286,9 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
       make_rope_tables(device, config, std::max<int64_t>(options.sequence_length, 2));
   BlockQuantizer quantizer(device, pool, *source, options, rope);
   Streams streams = start_streams(device, *source, options, calibration.ids);
-  const NormParams final_norm = load_final_norm(device, *source);
+  const Family& family = family_named(config.family);
+  const NormParams final_norm =
+      load_norm(device, *source, std::string(family.modules.final_norm.hf), family.norm);
 
   json blocks = json::array();
   const int64_t done = folder.blocks_done();

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "kernels/host_copy.h"
 #include "linalg/inverse_factor.h"
 #include "linalg/quadratic_form.h"
 
@@ -13,15 +14,6 @@ namespace {
 
 /// The damping ladder: each rung ten times the last, up to the whole mean diagonal.
 constexpr double kLargestDamping = 1.0;
-
-Tensor to_device(Device& device, const Matrix<double>& matrix) {
-  Matrix<float> rounded(matrix.rows(), matrix.cols());
-  for (int64_t i = 0; i < matrix.size(); ++i)
-    rounded.data()[i] = static_cast<float>(matrix.data()[i]);
-  const Tensor tensor = device.allocate(matrix.rows(), matrix.cols(), DType::kF32);
-  device.upload(rounded.data(), tensor);
-  return tensor;
-}
 
 Matrix<float> difference(const Matrix<float>& a, const Matrix<float>& b) {
   Matrix<float> result(a.rows(), a.cols());
@@ -171,8 +163,7 @@ LinearSolution InputSetSolver::walk(const Matrix<float>& weight, const Grid& gri
     }
   }
   ColumnWalk request;
-  request.weight = device_.allocate(rows, n, DType::kF32);
-  device_.upload(permuted.data(), request.weight);
+  request.weight = to_device(device_, permuted);
   Tensor target;
   if (!plain_rounding) {
     request.inverse_factor = parts.factor;
