@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/file_io.h"
+#include "format/json_file.h"
 #include "format/packed_container.h"
 #include "format/safetensors.h"
 #include "kernels/host_copy.h"
@@ -22,7 +23,6 @@ namespace fs = std::filesystem;
 
 constexpr const char* kIdentityFile = "run.json";
 constexpr const char* kReportKey = "d2quant.block";
-constexpr uint64_t kMaxJsonBytes = 64u << 20;
 
 /// A tensor and its bytes, in the order of the shard.
 struct ShardTensor {
@@ -112,8 +112,7 @@ OutputFolder::OutputFolder(fs::path path, const nlohmann::json& identity,
   }
   const fs::path identity_path = partial_ / kIdentityFile;
   if (fs::exists(identity_path)) {
-    const auto found =
-        nlohmann::json::parse(read_file(identity_path, kMaxJsonBytes), nullptr, false);
+    const nlohmann::json found = read_json_file(identity_path);
     if (found != identity) {
       std::string differing;
       for (const auto& [key, value] : identity.items()) {
@@ -181,8 +180,7 @@ nlohmann::json OutputFolder::block_report(int64_t layer) const {
   const SafetensorsFile shard(partial_ / shard_name(layer));
   const auto entry = shard.metadata().find(kReportKey);
   nlohmann::json report;
-  if (entry != shard.metadata().end())
-    report = nlohmann::json::parse(entry->second, nullptr, false);
+  if (entry != shard.metadata().end()) report = parse_json(entry->second, shard.path().string());
   if (!report.is_object())
     fail(ErrorCode::kCorrupt, "{}: has no block report; was it written by this program?",
          shard.path().string());

@@ -183,6 +183,16 @@ TEST_F(PipelineTest, RefusesToResumeWithOtherSettings) {
   D2Q_EXPECT_ERROR(run("out", options_), ErrorCode::kInvalidArgument, "calibration_hash");
 }
 
+TEST_F(PipelineTest, AnIdentityFileThatIsNoJsonOrTooDeepIsCorrupt) {
+  D2Q_EXPECT_ERROR(run("out", options_, stop_at_block(1)), ErrorCode::kInterrupted, "stopped");
+  options_.resume = true;
+  const fs::path identity = out("out.partial") / "run.json";
+  for (const std::string& content : {std::string("{"), std::string(100000, '[')}) {
+    write_file_atomically(identity, content);
+    D2Q_EXPECT_ERROR(run("out", options_), ErrorCode::kCorrupt, "run.json");
+  }
+}
+
 TEST_F(PipelineTest, ReplacesAnExistingFolderOnlyWhenTold) {
   run("out", options_);
   const auto before = files("out");
