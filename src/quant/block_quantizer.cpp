@@ -27,63 +27,6 @@ Tensor rows_of(const Tensor& tensor, int64_t begin, int64_t count) {
   return tensor.empty() ? Tensor{} : tensor.row_range(begin, count);
 }
 
-/// H and C of one input set (METHOD.md §3), accumulated chunk by chunk; D = C − H.
-class InputStatistics {
- public:
-  InputStatistics(Device& device, int64_t n, int64_t n_samples, bool with_cross)
-      : device_(device),
-        scale_(2.0f / static_cast<float>(n_samples)),
-        gram_(device.allocate(n, n, DType::kF32)) {
-    device_.fill_zero(gram_);
-    if (!with_cross) return;
-    cross_ = device.allocate(n, n, DType::kF32);
-    device_.fill_zero(cross_);
-  }
-
-  /// x, x_fp: [T, n]; x_fp is read only when the cross term is wanted.
-  void add(const Tensor& x, const Tensor& x_fp) {
-    device_.accumulate_gram(x, scale_, gram_);
-    if (!cross_.empty()) device_.accumulate_cross(x_fp, x, scale_, cross_);
-  }
-
-  InputSetSolver solver(ThreadPool& pool, const QuantizeOptions& options,
-                        const std::string& subject) {
-    device_.mirror_lower(gram_);
-    return {device_,
-            pool,
-            to_host<float>(device_, gram_),
-            cross_.empty() ? Matrix<float>() : to_host<float>(device_, cross_),
-            {options.alpha, options.damping,
-             options.refine && options.method == QuantMethod::kD2Quant, options.refine_rounds},
-            subject};
-  }
-
- private:
-  Device& device_;
-  float scale_;
-  Tensor gram_;
-  Tensor cross_;
-};
-
-/// Moments of teacher − student (METHOD.md §6).
-class Deviation {
- public:
-  Deviation(Device& device, int64_t n)
-      : device_(device), moments_(device.allocate(2, n, DType::kF64)) {
-    device_.fill_zero(moments_);
-  }
-  void add(const Tensor& teacher, const Tensor& student) {
-    device_.accumulate_difference(teacher, student, moments_);
-  }
-  DeviationShift shift(int64_t n_tokens, const ShiftGate& gate) {
-    return deviation_shift(to_host<double>(device_, moments_), n_tokens, gate);
-  }
-
- private:
-  Device& device_;
-  Tensor moments_;
-};
-
 }  // namespace
 
 /// The inputs of each linear of the block in hand for all tokens, in the dtype of the products. The
@@ -100,6 +43,17 @@ struct BlockQuantizer::Caches {
   Tensor input;      // [chunk, hidden]
   Tensor attention;  // [chunk, n_heads * head_dim]
   Tensor hidden;     // [chunk, intermediate]
+};
+
+/// The block in hand.
+struct BlockQuantizer::Pass {
+  int64_t layer;
+  const Streams& streams;
+  const NormParams* final_norm;  // null before the last block
+  const std::function<void(const StoredLinear&)>& on_linear;
+  BlockWeights fp;        // as prepared
+  QuantizedBlock result;  // whose weights are fp's, but for what is solved by now
+  Clock::time_point stage_start = Clock::now();
 };
 
 BlockQuantizer::BlockQuantizer(Device& device, ThreadPool& pool, const WeightSource& source,
@@ -133,13 +87,13 @@ void BlockQuantizer::for_chunks(
     const std::function<void(int64_t begin, int64_t count)>& body) const {
   const int64_t length = options_.sequence_length;
   const int64_t step = std::max<int64_t>(1, kChunkTokens / length) * length;
-  const int64_t total = options_.samples * length;
+  const int64_t total = n_tokens();
   for (int64_t begin = 0; begin < total; begin += step) body(begin, std::min(step, total - begin));
 }
 
 void BlockQuantizer::allocate_caches() {
   const ModelConfig& config = source_.config();
-  const int64_t tokens = options_.samples * options_.sequence_length;
+  const int64_t tokens = n_tokens();
   const DType type = options_.products;
   const int64_t attention_width = config.n_heads * config.head_dim;
   caches_ = std::make_unique<Caches>();
@@ -235,176 +189,181 @@ StoredLinear BlockQuantizer::solve_linear(InputSetSolver& solver, int64_t layer,
   return stored;
 }
 
-QuantizedBlock BlockQuantizer::quantize(int64_t layer, const Streams& streams,
-                                        const NormParams* final_norm,
-                                        const std::function<void(const StoredLinear&)>& on_linear) {
+InputSetSolver BlockQuantizer::collect(Pass& pass, int64_t n_inputs, const char* projection,
+                                       const AddChunk& add_chunk) {
+  if (!needs_statistics(options_)) return {device_, pool_, n_inputs};
+  InputStatistics sums(device_, n_inputs, options_.samples, needs_fp_stream(options_));
+  for_chunks([&](int64_t begin, int64_t count) { add_chunk(begin, count, sums); });
+  pass.result.stream_seconds += seconds_since(pass.stage_start);
+  return sums.solver(pool_, options_, linear_name(source_.config(), pass.layer, projection));
+}
+
+void BlockQuantizer::solve(Pass& pass, InputSetSolver& solver, const char* projection,
+                           Linear& linear) {
+  StoredLinear stored = solve_linear(solver, pass.layer, projection);
+  // A column scale is first absorbed: until then the down-projection is not as it will be stored.
+  if (!stored.solution || !stored.solution->has_column_scale) linear = stream_linear(stored);
+  if (pass.on_linear) pass.on_linear(stored);
+  pass.result.linears.push_back(std::move(stored));
+  pass.stage_start = Clock::now();
+}
+
+void BlockQuantizer::quantize_qkv(Pass& pass) {
+  const BlockWeights& fp = pass.fp;
+  BlockWeights& current = pass.result.weights;
+  const auto add_chunk = [&](int64_t begin, int64_t count, InputStatistics& sums) {
+    const Tensor x = pass.streams.quantized.row_range(begin, count);
+    const Tensor h = caches_->input.row_range(0, count);
+    stages_.attention_input(fp, x, h);
+    sums.add(h, rows_of(caches_->attention_input, begin, count));
+    if (!corrects_deviation(options_)) return;
+    // The teacher of the post-attention norm: the attention still unquantized.
+    const Tensor a = caches_->attention.row_range(0, count);
+    const Tensor after = caches_->residual.row_range(0, count);
+    stages_.attention(fp, h, options_.sequence_length, a);
+    device_.convert(x, after);
+    stages_.attention_output(fp, a, after);
+    stages_.mlp_input(fp, after, caches_->teacher.row_range(begin, count));
+  };
+  InputSetSolver solver = collect(pass, source_.config().hidden_size, "q_proj", add_chunk);
+  solve(pass, solver, "k_proj", current.k);
+  solve(pass, solver, "v_proj", current.v);
+  solve(pass, solver, "q_proj", current.q);
+}
+
+void BlockQuantizer::quantize_o(Pass& pass) {
   const ModelConfig& config = source_.config();
-  const bool statistics = needs_statistics(options_);
-  const bool correct = corrects_deviation(options_);
-  const bool with_fp = needs_fp_stream(options_);
-  const int64_t n_tokens = options_.samples * options_.sequence_length;
-  const int64_t length = options_.sequence_length;
-  const int64_t attention_width = config.n_heads * config.head_dim;
-
-  QuantizedBlock result;
-  const BlockWeights fp = load_block(device_, source_, layer, options_.products);
-  result.weights = fp;
-  BlockWeights& current = result.weights;
-  const bool gated = !fp.gate.dense.empty();
-
-  Clock::time_point stage_start = Clock::now();
-  const auto statistics_for = [&](int64_t n) {
-    return InputStatistics(device_, statistics ? n : 1, options_.samples, with_fp && statistics);
+  BlockWeights& current = pass.result.weights;
+  const auto add_chunk = [&](int64_t begin, int64_t count, InputStatistics& sums) {
+    const Tensor h = caches_->input.row_range(0, count);
+    const Tensor a = caches_->attention.row_range(0, count);
+    const Tensor kept = caches_->attention_result.row_range(begin, count);
+    stages_.attention_input(current, pass.streams.quantized.row_range(begin, count), h);
+    stages_.attention(current, h, options_.sequence_length, a);
+    sums.add(a, kept);
+    device_.convert(a, kept);
   };
-  const auto solver_for = [&](InputStatistics& sums, int64_t n, const char* projection) {
-    result.stream_seconds += seconds_since(stage_start);
-    return statistics ? sums.solver(pool_, options_, linear_name(config, layer, projection))
-                      : InputSetSolver(device_, pool_, n);
-  };
-  const auto solve = [&](InputSetSolver& solver, const char* projection, Linear& linear) {
-    StoredLinear stored = solve_linear(solver, layer, projection);
-    // A column scale is first absorbed: until then the down-projection is not as it will be stored.
-    if (!stored.solution || !stored.solution->has_column_scale) linear = stream_linear(stored);
-    if (on_linear) on_linear(stored);
-    result.linears.push_back(std::move(stored));
-    stage_start = Clock::now();
-  };
-
-  if (with_fp) {
-    run_block(fp, streams.fp, true);
-    check_finite(layer, "full-precision", streams.fp);
-  }
-
-  {  // q, k, v; and the teacher of the post-attention norm from the unquantized block.
-    InputStatistics sums = statistics_for(config.hidden_size);
-    if (statistics) {
-      for_chunks([&](int64_t begin, int64_t count) {
-        const Tensor x = streams.quantized.row_range(begin, count);
-        const Tensor h = caches_->input.row_range(0, count);
-        stages_.attention_input(fp, x, h);
-        sums.add(h, rows_of(caches_->attention_input, begin, count));
-        if (!correct) return;
-        const Tensor a = caches_->attention.row_range(0, count);
-        const Tensor after = caches_->residual.row_range(0, count);
-        stages_.attention(fp, h, length, a);
-        device_.convert(x, after);
-        stages_.attention_output(fp, a, after);
-        stages_.mlp_input(fp, after, caches_->teacher.row_range(begin, count));
-      });
-    }
-    InputSetSolver solver = solver_for(sums, config.hidden_size, "q_proj");
-    solve(solver, "k_proj", current.k);
-    solve(solver, "v_proj", current.v);
-    solve(solver, "q_proj", current.q);
-  }
-  {  // o
-    InputStatistics sums = statistics_for(attention_width);
-    if (statistics) {
-      for_chunks([&](int64_t begin, int64_t count) {
-        const Tensor h = caches_->input.row_range(0, count);
-        const Tensor a = caches_->attention.row_range(0, count);
-        const Tensor kept = caches_->attention_result.row_range(begin, count);
-        stages_.attention_input(current, streams.quantized.row_range(begin, count), h);
-        stages_.attention(current, h, length, a);
-        sums.add(a, kept);
-        device_.convert(a, kept);
-      });
-    }
-    InputSetSolver solver = solver_for(sums, attention_width, "o_proj");
-    solve(solver, "o_proj", current.o);
-  }
-  {  // up, gate, behind the corrected norm
-    InputStatistics sums = statistics_for(config.hidden_size);
-    if (statistics) {
-      Deviation deviation(device_, config.hidden_size);
-      for_chunks([&](int64_t begin, int64_t count) {
-        const Tensor x = streams.quantized.row_range(begin, count);
-        stages_.attention_output(current, caches_->attention_result.row_range(begin, count), x);
-        if (!correct) return;
-        const Tensor student = caches_->input.row_range(0, count);
-        stages_.mlp_input(current, x, student);
-        deviation.add(caches_->teacher.row_range(begin, count), student);
-      });
-      if (correct) {
-        result.deviation = deviation.shift(n_tokens, options_.shift_gate);
-        current.mlp_norm.shift = to_device(device_, result.deviation->shift, 1, config.hidden_size);
-        if (!fp.mlp_norm.shift.empty()) device_.add(current.mlp_norm.shift, fp.mlp_norm.shift);
-      }
-      for_chunks([&](int64_t begin, int64_t count) {
-        const Tensor h = caches_->input.row_range(0, count);
-        stages_.mlp_input(current, streams.quantized.row_range(begin, count), h);
-        sums.add(h, rows_of(caches_->mlp_input, begin, count));
-      });
-    }
-    InputSetSolver solver = solver_for(sums, config.hidden_size, "up_proj");
-    solve(solver, "up_proj", current.up);
-    if (gated) solve(solver, "gate_proj", current.gate);
-  }
-  {  // down
-    InputStatistics sums = statistics_for(config.intermediate_size);
-    if (statistics) {
-      for_chunks([&](int64_t begin, int64_t count) {
-        const Tensor x = streams.quantized.row_range(begin, count);
-        const Tensor h = caches_->input.row_range(0, count);
-        const Tensor m = caches_->hidden.row_range(0, count);
-        const Tensor kept = caches_->mlp_hidden.row_range(begin, count);
-        stages_.mlp_input(current, x, h);
-        stages_.mlp(current, h, m);
-        sums.add(m, kept);
-        device_.convert(m, kept);
-        if (final_norm == nullptr || !correct) return;
-        // The final norm's teacher: this block's MLP still unquantized.
-        const Tensor after = caches_->residual.row_range(0, count);
-        device_.convert(x, after);
-        stages_.mlp(fp, h, m);
-        stages_.mlp_output(fp, m, after);
-        device_.norm(after, *final_norm, caches_->teacher.row_range(begin, count));
-      });
-    }
-    InputSetSolver solver = solver_for(sums, config.intermediate_size, "down_proj");
-    solve(solver, "down_proj", current.down);
-  }
-
-  StoredLinear& down = result.linears.back();
-  const bool absorbs = down.solution && down.solution->has_column_scale;
-  if (absorbs) {
-    const auto up =
-        std::find_if(result.linears.begin(), result.linears.end(), [&](const StoredLinear& linear) {
-          return linear.name == linear_name(config, layer, "up_proj");
-        });
-    D2Q_CHECK(up != result.linears.end(), "no up_proj in block {}", layer);
-    if (up->solution) {
-      absorb_column_scale(*down.solution, *up->solution, up->bias);
-    } else {
-      absorb_column_scale(*down.solution, up->dense, up->bias);
-      for (float& value : up->dense.span()) value = to_float(to_half(value));
-    }
-    current.up = stream_linear(*up);
-    current.down = stream_linear(down);
-  }
-  if (!statistics) return result;
-
-  Deviation deviation(device_, config.hidden_size);
+  InputSetSolver solver = collect(pass, config.n_heads * config.head_dim, "o_proj", add_chunk);
+  solve(pass, solver, "o_proj", current.o);
+  if (!needs_statistics(options_)) return;
   for_chunks([&](int64_t begin, int64_t count) {
-    const Tensor x = streams.quantized.row_range(begin, count);
+    stages_.attention_output(current, caches_->attention_result.row_range(begin, count),
+                             pass.streams.quantized.row_range(begin, count));
+  });
+}
+
+void BlockQuantizer::correct_mlp_norm(Pass& pass) {
+  if (!corrects_deviation(options_)) return;
+  const int64_t hidden_size = source_.config().hidden_size;
+  NormParams& norm = pass.result.weights.mlp_norm;
+  DeviationStatistics deviation(device_, hidden_size);
+  for_chunks([&](int64_t begin, int64_t count) {
+    const Tensor student = caches_->input.row_range(0, count);
+    stages_.mlp_input(pass.result.weights, pass.streams.quantized.row_range(begin, count), student);
+    deviation.add(caches_->teacher.row_range(begin, count), student);
+  });
+  pass.result.deviation = deviation.shift(n_tokens(), options_.shift_gate);
+  norm.shift = to_device(device_, pass.result.deviation->shift, 1, hidden_size);
+  if (!pass.fp.mlp_norm.shift.empty()) device_.add(norm.shift, pass.fp.mlp_norm.shift);
+}
+
+void BlockQuantizer::quantize_up_and_gate(Pass& pass) {
+  BlockWeights& current = pass.result.weights;
+  const auto add_chunk = [&](int64_t begin, int64_t count, InputStatistics& sums) {
+    const Tensor h = caches_->input.row_range(0, count);
+    stages_.mlp_input(current, pass.streams.quantized.row_range(begin, count), h);
+    sums.add(h, rows_of(caches_->mlp_input, begin, count));
+  };
+  InputSetSolver solver = collect(pass, source_.config().hidden_size, "up_proj", add_chunk);
+  solve(pass, solver, "up_proj", current.up);
+  if (!pass.fp.gate.dense.empty()) solve(pass, solver, "gate_proj", current.gate);
+}
+
+void BlockQuantizer::quantize_down(Pass& pass) {
+  BlockWeights& current = pass.result.weights;
+  const auto add_chunk = [&](int64_t begin, int64_t count, InputStatistics& sums) {
+    const Tensor x = pass.streams.quantized.row_range(begin, count);
+    const Tensor h = caches_->input.row_range(0, count);
+    const Tensor m = caches_->hidden.row_range(0, count);
+    const Tensor kept = caches_->mlp_hidden.row_range(begin, count);
+    stages_.mlp_input(current, x, h);
+    stages_.mlp(current, h, m);
+    sums.add(m, kept);
+    device_.convert(m, kept);
+    if (pass.final_norm == nullptr || !corrects_deviation(options_)) return;
+    // The final norm's teacher: this block's MLP still unquantized.
+    const Tensor after = caches_->residual.row_range(0, count);
+    device_.convert(x, after);
+    stages_.mlp(pass.fp, h, m);
+    stages_.mlp_output(pass.fp, m, after);
+    device_.norm(after, *pass.final_norm, caches_->teacher.row_range(begin, count));
+  };
+  InputSetSolver solver = collect(pass, source_.config().intermediate_size, "down_proj", add_chunk);
+  solve(pass, solver, "down_proj", current.down);
+}
+
+bool BlockQuantizer::absorb_down_scale(Pass& pass) {
+  std::vector<StoredLinear>& linears = pass.result.linears;
+  StoredLinear& down = linears.back();
+  if (!down.solution || !down.solution->has_column_scale) return false;
+  const std::string up_name = linear_name(source_.config(), pass.layer, "up_proj");
+  const auto up = std::find_if(linears.begin(), linears.end(),
+                               [&](const StoredLinear& linear) { return linear.name == up_name; });
+  D2Q_CHECK(up != linears.end(), "no up_proj in block {}", pass.layer);
+  if (up->solution) {
+    absorb_column_scale(*down.solution, *up->solution, up->bias);
+  } else {
+    absorb_column_scale(*down.solution, up->dense, up->bias);
+    for (float& value : up->dense.span()) value = to_float(to_half(value));
+  }
+  pass.result.weights.up = stream_linear(*up);
+  pass.result.weights.down = stream_linear(down);
+  return true;
+}
+
+void BlockQuantizer::leave_block(Pass& pass, bool absorbed) {
+  const BlockWeights& current = pass.result.weights;
+  const bool correct = pass.final_norm != nullptr && corrects_deviation(options_);
+  DeviationStatistics deviation(device_, source_.config().hidden_size);
+  for_chunks([&](int64_t begin, int64_t count) {
+    const Tensor x = pass.streams.quantized.row_range(begin, count);
     // Without absorption the kept input of down_proj is what the stored weights give.
     const Tensor m = caches_->mlp_hidden.row_range(begin, count);
-    if (absorbs) {
+    if (absorbed) {
       const Tensor h = caches_->input.row_range(0, count);
       stages_.mlp_input(current, x, h);
       stages_.mlp(current, h, m);
     }
     stages_.mlp_output(current, m, x);
-    if (final_norm == nullptr || !correct) return;
+    if (!correct) return;
     const Tensor student = caches_->input.row_range(0, count);
-    device_.norm(x, *final_norm, student);
+    device_.norm(x, *pass.final_norm, student);
     deviation.add(caches_->teacher.row_range(begin, count), student);
   });
-  if (final_norm != nullptr && correct)
-    result.final_deviation = deviation.shift(n_tokens, options_.shift_gate);
-  check_finite(layer, "quantized", streams.quantized);
-  result.stream_seconds += seconds_since(stage_start);
-  return result;
+  if (correct) pass.result.final_deviation = deviation.shift(n_tokens(), options_.shift_gate);
+  check_finite(pass.layer, "quantized", pass.streams.quantized);
+  pass.result.stream_seconds += seconds_since(pass.stage_start);
+}
+
+QuantizedBlock BlockQuantizer::quantize(int64_t layer, const Streams& streams,
+                                        const NormParams* final_norm,
+                                        const std::function<void(const StoredLinear&)>& on_linear) {
+  Pass pass{
+      layer, streams, final_norm, on_linear, load_block(device_, source_, layer, options_.products),
+      {}};
+  pass.result.weights = pass.fp;
+  if (needs_fp_stream(options_)) {
+    run_block(pass.fp, streams.fp, true);
+    check_finite(layer, "full-precision", streams.fp);
+  }
+  quantize_qkv(pass);
+  quantize_o(pass);
+  correct_mlp_norm(pass);
+  quantize_up_and_gate(pass);
+  quantize_down(pass);
+  const bool absorbed = absorb_down_scale(pass);
+  if (needs_statistics(options_)) leave_block(pass, absorbed);
+  return std::move(pass.result);
 }
 
 void BlockQuantizer::replay(int64_t layer, const BlockWeights& stored, const Streams& streams) {

@@ -12,6 +12,7 @@
 #include "base/thread_pool.h"
 #include "model/block.h"
 #include "quant/deviation.h"
+#include "quant/input_statistics.h"
 #include "quant/options.h"
 #include "quant/solve.h"
 
@@ -66,11 +67,28 @@ class BlockQuantizer {
 
  private:
   struct Caches;
+  struct Pass;
+  using AddChunk = std::function<void(int64_t begin, int64_t count, InputStatistics& sums)>;
 
   void allocate_caches();
   void for_chunks(const std::function<void(int64_t begin, int64_t count)>& body) const;
   void run_block(const BlockWeights& weights, const Tensor& stream, bool keep_inputs);
   void check_finite(int64_t layer, const char* what, const Tensor& stream);
+  int64_t n_tokens() const { return options_.samples * options_.sequence_length; }
+
+  // The stages of quantize(), in their order.
+  void quantize_qkv(Pass& pass);
+  void quantize_o(Pass& pass);  // and moves the quantized stream behind the attention
+  void correct_mlp_norm(Pass& pass);
+  void quantize_up_and_gate(Pass& pass);
+  void quantize_down(Pass& pass);
+  bool absorb_down_scale(Pass& pass);  // whether there was one
+  void leave_block(Pass& pass, bool absorbed);
+
+  /// The solver of the input set that `projection` belongs to.
+  InputSetSolver collect(Pass& pass, int64_t n_inputs, const char* projection,
+                         const AddChunk& add_chunk);
+  void solve(Pass& pass, InputSetSolver& solver, const char* projection, Linear& linear);
   StoredLinear solve_linear(InputSetSolver& solver, int64_t layer, const char* projection);
   Linear stream_linear(const StoredLinear& stored) const;
 
