@@ -48,4 +48,24 @@ std::string hash_file_hex(const std::filesystem::path& path) {
   return hash_hex(MmapFile(path).bytes());
 }
 
+std::string sampled_file_hash_hex(const std::filesystem::path& path) {
+  constexpr size_t kEndBytes = size_t{1} << 20;
+  constexpr size_t kPieceBytes = size_t{16} << 10;
+  constexpr size_t kPieces = 64;
+  const MmapFile file(path);
+  const std::span<const std::byte> bytes = file.bytes();
+  Hasher hasher;
+  hasher.update(std::to_string(bytes.size()) + ":");
+  if (bytes.size() <= kWholeHashBytes) {
+    hasher.update(bytes);
+    return hasher.hex();
+  }
+  hasher.update(bytes.first(kEndBytes));
+  const size_t stride = (bytes.size() - 2 * kEndBytes) / kPieces;  // >= 32 KiB
+  for (size_t i = 0; i < kPieces; ++i)
+    hasher.update(bytes.subspan(kEndBytes + i * stride, kPieceBytes));
+  hasher.update(bytes.last(kEndBytes));
+  return hasher.hex();
+}
+
 }  // namespace d2q

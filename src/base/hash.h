@@ -32,4 +32,12 @@ std::string hash_hex(std::string_view text);
 /// 32 hex digits of a file's content. Throws as MmapFile does.
 std::string hash_file_hex(const std::filesystem::path& path);
 
+/// Files up to this size are hashed whole by sampled_file_hash_hex().
+inline constexpr size_t kWholeHashBytes = size_t{4} << 20;
+
+/// 32 hex digits of a file's size and, above kWholeHashBytes, of its first and last MiB and 64
+/// evenly spaced pieces of 16 KiB: at most 3 MiB are read, however large the file. Tells one set of
+/// weights from another, not a file from a copy with a few bytes changed. Throws as MmapFile does.
+std::string sampled_file_hash_hex(const std::filesystem::path& path);
+
 }  // namespace d2q

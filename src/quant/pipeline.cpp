@@ -85,21 +85,25 @@ json describe(const QuantizeOptions& options) {
           {"keep", options.keep}};
 }
 
-/// Changes when the model does: its configuration and the sizes of its files.
+/// Changes when the model does: its configuration, and each weight file's size and content as far
+/// as sampled_file_hash_hex() reads it.
 std::string model_fingerprint(const fs::path& model) {
-  Hasher hasher;
-  hasher.update(read_hf_config(model).dump());
-  std::vector<std::pair<std::string, uintmax_t>> files;
+  std::vector<fs::path> files;
   if (fs::is_directory(model)) {
     for (const auto& entry : fs::directory_iterator(model)) {
-      if (entry.path().extension() == ".safetensors")
-        files.emplace_back(entry.path().filename().string(), entry.file_size());
+      if (entry.path().extension() == ".safetensors") files.push_back(entry.path());
     }
+    std::sort(files.begin(), files.end());
   } else {
-    files.emplace_back("gguf", fs::file_size(model));
+    files.push_back(model);
   }
-  std::sort(files.begin(), files.end());
-  for (const auto& [name, size] : files) hasher.update(name + ":" + std::to_string(size) + ";");
+  Hasher hasher;
+  hasher.update(read_hf_config(model).dump());
+  for (const fs::path& file : files) {
+    // A renamed GGUF file is the same model; shards are told apart by their names.
+    if (files.size() > 1) hasher.update(file.filename().string());
+    hasher.update(sampled_file_hash_hex(file) + ";");
+  }
   return hasher.hex();
 }
 

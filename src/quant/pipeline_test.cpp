@@ -183,6 +183,16 @@ TEST_F(PipelineTest, RefusesToResumeWithOtherSettings) {
   D2Q_EXPECT_ERROR(run("out", options_), ErrorCode::kInvalidArgument, "calibration_hash");
 }
 
+TEST_F(PipelineTest, RefusesToResumeOnWeightsOfTheSameSize) {
+  D2Q_EXPECT_ERROR(run("out", options_, stop_at_block(1)), ErrorCode::kInterrupted, "stopped");
+  options_.resume = true;
+  const fs::path weights = model_ / "model.safetensors";
+  std::string bytes = read_file(weights, 1 << 24);
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  write_file_atomically(weights, bytes);
+  D2Q_EXPECT_ERROR(run("out", options_), ErrorCode::kInvalidArgument, "differs in model");
+}
+
 TEST_F(PipelineTest, AnIdentityFileThatIsNoJsonOrTooDeepIsCorrupt) {
   D2Q_EXPECT_ERROR(run("out", options_, stop_at_block(1)), ErrorCode::kInterrupted, "stopped");
   options_.resume = true;
