@@ -12,8 +12,8 @@
 namespace d2q {
 namespace {
 
-/// The damping ladder: each rung ten times the last, up to the whole mean diagonal.
-constexpr double kLargestDamping = 1.0;
+/// Rungs of the damping ladder: the damping asked for, then each ten times the last.
+constexpr int kDampingRungs = 4;
 
 Matrix<float> difference(const Matrix<float>& a, const Matrix<float>& b) {
   Matrix<float> result(a.rows(), a.cols());
@@ -91,8 +91,8 @@ const InputSetSolver::Factorised& InputSetSolver::factorised(int64_t group_size)
     hessian(i, i) = diagonal[static_cast<size_t>(columns[static_cast<size_t>(i)])];
   }
   std::optional<Matrix<double>> factor;
-  for (double damping = options_.damping; !factor && damping <= kLargestDamping * 1.0001;
-       damping *= 10.0) {
+  double damping = options_.damping;
+  for (int rung = 0; rung < kDampingRungs && !factor; ++rung, damping *= 10.0) {
     factor = inverse_factor(hessian, damping);
     entry->damping = damping;
   }

@@ -183,25 +183,43 @@ Matrix<float> indefinite_gram(float a) {
 
 TEST_F(SolveTest, DampsMoreUntilTheFactorisationSucceeds) {
   const test::SolverProblem problem = test::solver_problem(8, 16);
-  const auto damping_for = [&](float a) {
+  const auto damping_for = [&](float a, double first) {
     InputSetSolver subject(*device_, pool_, indefinite_gram(a), Matrix<float>(),
-                           SolveOptions{0.0, kDamping}, "test");
+                           SolveOptions{0.0, first}, "test");
     const LinearSolution solution = subject.solve(problem.weight, uniform(2), 8);
     EXPECT_FALSE(solution.rounded_only);
     return solution.damping;
   };
-  EXPECT_DOUBLE_EQ(damping_for(0.5f), 0.01);
-  EXPECT_DOUBLE_EQ(damping_for(1.05f), 0.1);
-  EXPECT_DOUBLE_EQ(damping_for(1.5f), 1.0);
+  EXPECT_DOUBLE_EQ(damping_for(0.5f, 0.01), 0.01);
+  EXPECT_DOUBLE_EQ(damping_for(1.05f, 0.01), 0.1);
+  EXPECT_DOUBLE_EQ(damping_for(1.5f, 0.01), 1.0);
+  EXPECT_DOUBLE_EQ(damping_for(3.0f, 0.01), 10.0);
+}
+
+TEST_F(SolveTest, TheLadderStartsAtTheDampingAskedForAndHasFourRungs) {
+  const test::SolverProblem problem = test::solver_problem(8, 16);
+  // A correlation of 1 + e needs a damping above e.
+  const auto solve_from = [&](float a, double first) {
+    InputSetSolver subject(*device_, pool_, indefinite_gram(a), Matrix<float>(),
+                           SolveOptions{0.0, first}, "test");
+    return subject.solve(problem.weight, uniform(2), 8);
+  };
+  for (const double first : {1e-6, 0.02, 0.5, 1.0}) {
+    const auto last = static_cast<float>(1000.0 * first);
+    const LinearSolution solution = solve_from(1.0f + 0.5f * last, first);
+    EXPECT_DOUBLE_EQ(solution.damping, 1000.0 * first);
+    EXPECT_FALSE(solution.rounded_only) << first;
+    EXPECT_TRUE(solve_from(1.0f + 2.0f * last, first).rounded_only) << first;
+  }
 }
 
 TEST_F(SolveTest, RoundsPlainlyWhenNoDampingHelps) {
   const test::SolverProblem problem = test::solver_problem(8, 16);
-  InputSetSolver subject(*device_, pool_, indefinite_gram(3.0f), Matrix<float>(),
+  InputSetSolver subject(*device_, pool_, indefinite_gram(30.0f), Matrix<float>(),
                          SolveOptions{0.0, kDamping}, "test");
   const LinearSolution solution = subject.solve(problem.weight, uniform(2), 8);
   EXPECT_TRUE(solution.rounded_only);
-  EXPECT_DOUBLE_EQ(solution.damping, 1.0);
+  EXPECT_DOUBLE_EQ(solution.damping, 10.0);
   EXPECT_EQ(solution.objective_after, solution.objective_before);
   const LinearSolution rounded =
       InputSetSolver(*device_, pool_, 16).solve(problem.weight, uniform(2), 8);
