@@ -1,0 +1,230 @@
+#include "kernels/cuda/cuda_solver_refinement.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/error.h"
+#include "kernels/cuda/cuda_solver_walk.h"
+#include "kernels/cuda/solver_refit_kernels.h"
+#include "kernels/cuda/solver_walk_kernels.h"
+
+namespace d2q {
+namespace {
+
+constexpr int64_t kBlockColumns = cuda::kBlockColumns;
+/// Intermediate results of one batch of rows, in bytes.
+constexpr int64_t kBatchBytes = int64_t{1} << 30;
+
+void check_shapes(const Refinement& r) {
+  const int64_t rows = r.weight.rows();
+  const int64_t n = r.weight.cols();
+  int64_t covered = 0;
+  for (const ColumnGroup& group : r.groups) {
+    D2Q_CHECK(group.begin == covered && group.size > 0, "group at {} after {}", group.begin,
+              covered);
+    covered += group.size;
+  }
+  D2Q_CHECK(covered == n, "groups cover {} of {}", covered, n);
+  D2Q_CHECK(r.target.size() == rows * n && r.target_product.size() == rows * n &&
+                r.codes.size() == rows * n,
+            "target {}, product {}, codes {} for {}x{}", r.target.size(), r.target_product.size(),
+            r.codes.size(), rows, n);
+  D2Q_CHECK(r.hessian.rows() == n && r.hessian.cols() == n && r.column_scale.size() == n,
+            "Hessian {}x{}, column scale {} for {} columns", r.hessian.rows(), r.hessian.cols(),
+            r.column_scale.size(), n);
+  const int64_t n_params = static_cast<int64_t>(r.groups.size()) * r.grid.n_params();
+  D2Q_CHECK(r.params.rows() == rows && r.params.cols() == n_params, "params {}x{}", r.params.rows(),
+            r.params.cols());
+  D2Q_CHECK(std::max(n, n_params) <= std::numeric_limits<int32_t>::max(), "{} columns", n);
+}
+
+/// body(first row, rows) over batches whose intermediate results fit in kBatchBytes.
+template <typename Body>
+void for_row_batches(int64_t rows, int64_t bytes_per_row, Body&& body) {
+  const int64_t limit = std::max<int64_t>(1, kBatchBytes / bytes_per_row);
+  const int64_t n_batches = (rows + limit - 1) / limit;
+  if (n_batches == 0) return;
+  // Even batches: a short last one would leave the GPU idle.
+  const int64_t batch = (rows + n_batches - 1) / n_batches;
+  for (int64_t begin = 0; begin < rows; begin += batch) body(begin, std::min(batch, rows - begin));
+}
+
+/// gradient [rows, in] = ŵ·H − w*·H of the rows from `begin` on.
+void compute_gradient(CudaContext& context, const Refinement& r, int64_t begin, int64_t rows,
+                      float* gradient) {
+  const int64_t n = r.weight.cols();
+  check_cuda(cudaMemcpyAsync(gradient, r.target_product.data<float>() + begin * n,
+                             static_cast<size_t>(rows * n) * sizeof(float),
+                             cudaMemcpyDeviceToDevice, context.stream()),
+             "copying");
+  CudaGemm gemm;
+  gemm.m = rows;
+  gemm.n = n;
+  gemm.k = n;
+  gemm.a = r.weight.data<float>() + begin * n;
+  gemm.lda = n;
+  gemm.b = r.hessian.raw();
+  gemm.ldb = n;
+  gemm.c = gradient;
+  gemm.ldc = n;
+  gemm.beta = -1.0f;
+  run_gemm(context, gemm);
+}
+
+/// Bases times H of the group's columns, for the columns up to the group's end: symmetry gives the
+/// rest. All K bases at once.
+void multiply_group(CudaContext& context, const Refinement& r, const cuda::RefitBatch& batch,
+                    const ColumnGroup& group) {
+  const int64_t n = batch.stride;
+  CudaGemm gemm;
+  gemm.m = batch.rows * batch.n_params;
+  gemm.n = group.begin + group.size;
+  gemm.k = group.size;
+  gemm.a = batch.bases + group.begin;
+  gemm.lda = n;
+  gemm.b = r.hessian.data<float>() + group.begin * n;
+  gemm.ldb = n;
+  gemm.c = batch.product;
+  gemm.ldc = n;
+  run_gemm(context, gemm);
+}
+
+}  // namespace
+
+void CudaGroupTable::update(CudaContext& context, const Refinement& refinement) {
+  const int n_params = refinement.grid.n_params();
+  std::vector<int64_t> key = {n_params};
+  for (const ColumnGroup& group : refinement.groups)
+    key.insert(key.end(), {group.begin, group.size, group.index});
+  if (key == key_) return;
+  std::vector<cuda::GroupSpan> spans;
+  std::vector<int32_t> group_of_column;
+  std::vector<int32_t> first_param;
+  for (const ColumnGroup& group : refinement.groups) {
+    const auto first = static_cast<int32_t>(group.index * n_params);
+    const auto size = static_cast<size_t>(group.size);
+    group_of_column.insert(group_of_column.end(), size, static_cast<int32_t>(spans.size()));
+    first_param.insert(first_param.end(), size, first);
+    spans.push_back({static_cast<int32_t>(group.begin), static_cast<int32_t>(group.size), first});
+  }
+  const auto n = static_cast<int64_t>(first_param.size());
+  const auto span_bytes = static_cast<int64_t>(spans.size() * sizeof(cuda::GroupSpan));
+  key_.clear();  // nothing is known while the copies may fail
+  spans_ = context.allocate_bytes(span_bytes);
+  group_of_column_ = context.allocate(1, n, DType::kI32);
+  first_param_ = context.allocate(1, n, DType::kI32);
+  context.upload(spans.data(), spans_.get(), span_bytes);
+  context.upload(group_of_column.data(), group_of_column_.raw(), group_of_column_.n_bytes());
+  context.upload(first_param.data(), first_param_.raw(), first_param_.n_bytes());
+  key_ = std::move(key);
+}
+
+void refit_scales_cuda(CudaContext& context, CudaGroupTable& table, const Refinement& r) {
+  check_shapes(r);
+  table.update(context, r);
+  const int64_t rows = r.weight.rows();
+  const int64_t n = r.weight.cols();
+  cuda::RefitBatch batch;
+  batch.stride = n;
+  batch.uniform = r.grid.kind == GridKind::kUniform;
+  batch.n_params = r.grid.n_params();
+  D2Q_CHECK(batch.n_params >= 1 && batch.n_params <= 3, "{} parameters a group", batch.n_params);
+  batch.n_groups = static_cast<int>(r.groups.size());
+  batch.groups = static_cast<const cuda::GroupSpan*>(table.spans());
+  batch.group_of_column = table.group_of_column();
+  batch.column_scale = r.column_scale.data<float>();
+  batch.params_stride = r.params.cols();
+  const int64_t unknowns = batch.unknowns();
+  const int64_t row_floats = batch.n_params * n;
+  const int64_t row_doubles = unknowns * (unknowns + 1 + cuda::kRefitVectors);
+  const int64_t row_bytes = 2 * row_floats * static_cast<int64_t>(sizeof(float)) +
+                            row_doubles * static_cast<int64_t>(sizeof(double));
+  for_row_batches(rows, row_bytes, [&](int64_t begin, int64_t count) {
+    const Tensor bases = context.allocate(count, row_floats, DType::kF32);
+    const Tensor product = context.allocate(count, row_floats, DType::kF32);
+    const Tensor systems = context.allocate(count, unknowns * (unknowns + 1), DType::kF64);
+    const Tensor vectors = context.allocate(count, unknowns * cuda::kRefitVectors, DType::kF64);
+    batch.rows = count;
+    batch.target_product = r.target_product.data<float>() + begin * n;
+    batch.codes = r.codes.data<uint8_t>() + begin * n;
+    batch.params = r.params.data<float>() + begin * batch.params_stride;
+    batch.weight = r.weight.data<float>() + begin * n;
+    batch.bases = bases.data<float>();
+    batch.product = product.data<float>();
+    batch.systems = systems.data<double>();
+    batch.vectors = vectors.data<double>();
+    check_cuda(cuda::prepare_refit(batch, context.stream()), "the scales' bases");
+    for (int b = 0; b < batch.n_groups; ++b) {
+      multiply_group(context, r, batch, r.groups[static_cast<size_t>(b)]);
+      check_cuda(cuda::add_normal_columns(batch, b, context.stream()), "normal equations");
+    }
+    check_cuda(cuda::solve_refit(batch, context.stream()), "solving for the scales");
+  });
+}
+
+void refine_codes_cuda(CudaContext& context, CudaGroupTable& table, const Refinement& r) {
+  check_shapes(r);
+  table.update(context, r);
+  const int64_t n = r.weight.cols();
+  const cuda::GridLevels levels = grid_levels(r.grid);
+  const std::vector<WalkBlock> blocks = cut_walk_blocks(r.groups);
+  const int64_t row_bytes = (n + kBlockColumns) * static_cast<int64_t>(sizeof(float));
+  for_row_batches(r.weight.rows(), row_bytes, [&](int64_t begin, int64_t count) {
+    const Tensor gradient = context.allocate(count, n, DType::kF32);
+    const Tensor change = context.allocate(count, kBlockColumns, DType::kF32);
+    compute_gradient(context, r, begin, count, gradient.data<float>());
+    for (const WalkBlock& block : blocks) {
+      cuda::DescentPart part;
+      part.weight = r.weight.data<float>() + begin * n;
+      part.gradient = gradient.data<float>();
+      part.rows = count;
+      part.stride = n;
+      part.begin = block.begin;
+      part.n_columns = static_cast<int>(block.end - block.begin);
+      part.hessian = r.hessian.data<float>();
+      part.column_scale = r.column_scale.data<float>();
+      part.params_stride = r.params.cols();
+      part.params = r.params.data<float>() + begin * part.params_stride;
+      part.first_param = table.first_param();
+      part.codes = r.codes.data<uint8_t>() + begin * n;
+      part.change = change.data<float>();
+      check_cuda(cuda::descend_part(part, levels, context.stream()), "code descent");
+      if (block.end == n) continue;
+      // Later columns feel the change; earlier ones are not read again in this sweep.
+      CudaGemm gemm;
+      gemm.m = count;
+      gemm.n = n - block.end;
+      gemm.k = block.end - block.begin;
+      gemm.a = change.raw();
+      gemm.lda = kBlockColumns;
+      gemm.b = r.hessian.data<float>() + block.begin * n + block.end;
+      gemm.ldb = n;
+      gemm.c = gradient.data<float>() + block.end;
+      gemm.ldc = n;
+      gemm.beta = 1.0f;
+      run_gemm(context, gemm);
+    }
+  });
+}
+
+double refinement_objective_cuda(CudaContext& context, const Refinement& r) {
+  check_shapes(r);
+  const int64_t n = r.weight.cols();
+  double total = 0.0;
+  for_row_batches(
+      r.weight.rows(), n * static_cast<int64_t>(sizeof(float)), [&](int64_t begin, int64_t count) {
+        const Tensor gradient = context.allocate(count, n, DType::kF32);
+        const Tensor partial = context.allocate(1, cuda::kObjectiveBlocks, DType::kF64);
+        compute_gradient(context, r, begin, count, gradient.data<float>());
+        check_cuda(cuda::objective_partials(
+                       r.weight.data<float>() + begin * n, r.target.data<float>() + begin * n,
+                       gradient.data<float>(), count * n, partial.data<double>(), context.stream()),
+                   "the objective");
+        double sums[cuda::kObjectiveBlocks];
+        context.download(partial.raw(), sums, partial.n_bytes());
+        for (const double sum : sums) total += sum;
+      });
+  return total;
+}
+
+}  // namespace d2q

@@ -1,0 +1,53 @@
+// Launchers of the scale refit (METHOD.md §8.3) for a batch of rows. Every pointer is device
+// memory; a launcher returns the status of its launch.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace d2q::cuda {
+
+/// A column group in walking order.
+struct GroupSpan {
+  int32_t begin = 0;
+  int32_t size = 0;
+  int32_t first_param = 0;  // of its parameters in a row
+};
+
+/// A batch of rows; the pointers of matrices are those of its first row. Unknown (group, k) of a
+/// row is at group·K + k, K = n_params. A row's system is kept in one [unknowns, unknowns + 1]
+/// matrix: the normal matrix, whose upper half the factorisation overwrites, and the right-hand
+/// side as last column.
+struct RefitBatch {
+  int64_t rows = 0;
+  int64_t stride = 0;  // columns of the whole matrix
+  bool uniform = false;
+  int n_params = 0;
+  int n_groups = 0;
+  const GroupSpan* groups = nullptr;         // [n_groups]
+  const int32_t* group_of_column = nullptr;  // [stride] place in `groups`
+  const float* column_scale = nullptr;       // [stride]
+  const float* target_product = nullptr;     // [rows, stride]
+  uint8_t* codes = nullptr;                  // [rows, stride], in and out
+  float* params = nullptr;                   // [rows, params_stride], in and out
+  int64_t params_stride = 0;
+  float* weight = nullptr;    // [rows, stride], in and out
+  float* bases = nullptr;     // [n_params, rows, stride] what ŵ is linear in
+  float* product = nullptr;   // [n_params, rows, stride] one group's bases times H
+  double* systems = nullptr;  // [rows, unknowns, unknowns + 1]
+  double* vectors = nullptr;  // [rows, kRefitVectors, unknowns]
+
+  __host__ __device__ int unknowns() const { return n_groups * n_params; }
+};
+/// Vectors that a row's solution needs: old unknowns, the normal matrix's diagonal, the step.
+constexpr int kRefitVectors = 3;
+
+/// bases, the right-hand side W*H·basis and the old unknowns.
+cudaError_t prepare_refit(const RefitBatch& batch, cudaStream_t stream);
+/// Columns of the normal matrix of group b, from product's columns up to the end of the group.
+cudaError_t add_normal_columns(const RefitBatch& batch, int group, cudaStream_t stream);
+/// Solves every row's system and stores parameters, codes and ŵ of the rows whose J falls.
+cudaError_t solve_refit(const RefitBatch& batch, cudaStream_t stream);
+
+}  // namespace d2q::cuda
