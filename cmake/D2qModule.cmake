@@ -5,8 +5,11 @@ add_library(d2q_options INTERFACE)
 target_include_directories(d2q_options INTERFACE
   "${CMAKE_CURRENT_SOURCE_DIR}/src" "${CMAKE_CURRENT_SOURCE_DIR}/include")
 # No vector crosses a translation unit, so GCC's warning about their calling convention says nothing.
-target_compile_options(d2q_options INTERFACE -Wno-psabi -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
-  $<$<BOOL:${D2Q_WERROR}>:-Werror>)
+target_compile_options(d2q_options INTERFACE
+  "$<$<COMPILE_LANGUAGE:CXX,C>:-Wno-psabi;-Wall;-Wextra;-Wpedantic;-Wshadow;-Wnon-virtual-dtor>"
+  "$<$<AND:$<BOOL:${D2Q_WERROR}>,$<COMPILE_LANGUAGE:CXX,C>>:-Werror>"
+  "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra;--extended-lambda>"
+  "$<$<AND:$<BOOL:${D2Q_WERROR}>,$<COMPILE_LANGUAGE:CUDA>>:-Werror=all-warnings>")
 
 set(D2Q_AVX2_FLAGS -mavx2 -mfma -mf16c)
 set(D2Q_AVX512_FLAGS -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c)
@@ -20,6 +23,9 @@ set(D2Q_AVX512BF16_FLAGS ${D2Q_AVX512_FLAGS} -mavx512bf16)
 set(D2Q_LIBS_base fmt::fmt Threads::Threads PkgConfig::XXHASH)
 set(D2Q_LIBS_format nlohmann_json::nlohmann_json)
 set(D2Q_LIBS_kernels PkgConfig::OPENBLAS DNNL::dnnl gomp)
+if(D2Q_HAS_CUDA)
+  list(APPEND D2Q_LIBS_kernels CUDA::cudart_static CUDA::cublas CUDA::cublasLt)
+endif()
 set(D2Q_LIBS_linalg PkgConfig::OPENBLAS ${LAPACKE_LIBRARY})
 set(D2Q_LIBS_text PkgConfig::PCRE2 PkgConfig::UTF8PROC nlohmann_json::nlohmann_json)
 set(D2Q_LIBS_model nlohmann_json::nlohmann_json)
@@ -32,6 +38,13 @@ function(d2q_module name)
   cmake_parse_arguments(ARG "" "" "DEPENDS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/src/${name}/*.cpp")
   list(FILTER sources EXCLUDE REGEX "_test\\.cpp$")
+  if(D2Q_HAS_CUDA)
+    file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/src/${name}/*.cu")
+    list(APPEND sources ${cuda_sources})
+    list(FILTER sources EXCLUDE REGEX "/cuda/no_cuda\\.cpp$")
+  else()
+    list(FILTER sources EXCLUDE REGEX "/cuda/cuda_[^/]*\\.cpp$")
+  endif()
   if(NOT sources)
     # A folder without sources yet still has a row in the table of arrows.
     file(WRITE "${CMAKE_BINARY_DIR}/empty_${name}.cpp" "namespace d2q {}\n")

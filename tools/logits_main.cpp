@@ -4,9 +4,11 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <span>
 #include <string>
 
 #include "format/safetensors.h"
+#include "kernels/host_copy.h"
 #include "model/transformer.h"
 
 int main(int argc, char** argv) {
@@ -32,8 +34,8 @@ int main(int argc, char** argv) {
     const d2q::Tensor logits = model.forward(ids, static_cast<int64_t>(ids.size()));
     d2q::SafetensorsWriter writer(
         argv[3], {{"logits", d2q::SafetensorsType::kF32, {logits.rows(), logits.cols()}}});
-    writer.write("logits", {static_cast<const std::byte*>(logits.raw()),
-                            static_cast<size_t>(logits.n_bytes())});
+    const d2q::Matrix<float> values = d2q::to_host<float>(*device, logits);
+    writer.write("logits", std::as_bytes(values.span()));
     writer.finish();
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

@@ -36,7 +36,7 @@ void evaluate(const PerplexityCommand& command, const GlobalOptions& global) {
   check_model_exists(command.model);
   const std::string text = read_text(command.text);
   Runtime runtime(global);
-  LoadedModel model(runtime.device(), command.model, command.precision);
+  LoadedModel model(runtime, command.model, command.precision);
   const PerplexityResult result =
       perplexity(runtime.device(), model.transformer, *model.tokenizer, text, command.options,
                  make_progress_sink(global.progress));
@@ -75,7 +75,7 @@ void add_eval_command(CLI::App& app, Program& program) {
                  "Read only the first N bytes of the text; 0 is all")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 36));
-  add_precision_option(ppl, command->precision, "f32");
+  add_precision_option(ppl, command->precision, "bf16 on a GPU, else f32");
   ppl.add_flag("--json", command->json, "Print one JSON object, numbers unrounded");
   ppl.callback([command, &program] {
     program.action = [command, &program] { evaluate(*command, program.global); };

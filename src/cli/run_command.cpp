@@ -42,7 +42,7 @@ void generate_text(RunCommand& command, const GlobalOptions& global) {
   as_usage([&] { validate(command.options.sampling); });
   check_model_exists(command.model);
   Runtime runtime(global);
-  LoadedModel model(runtime.device(), command.model, command.precision);
+  LoadedModel model(runtime, command.model, command.precision);
   const ModelConfig& config = model.source->config();
   const auto prompt = model.tokenizer->encode(command.prompt, /*add_special=*/true);
   int64_t context =
@@ -117,7 +117,7 @@ void add_run_command(CLI::App& app, Program& program) {
       ->capture_default_str()
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
   run.add_flag("--ignore-eos", command->ignore_eos, "Go on after the model's end-of-text token");
-  add_precision_option(run, command->precision, "f32");
+  add_precision_option(run, command->precision, "bf16 on a GPU, else f32");
   run.add_flag("--json", command->json, "Print one JSON object when done, numbers unrounded");
   run.callback([command, &program] {
     program.action = [command, &program] { generate_text(*command, program.global); };

@@ -7,7 +7,8 @@
 namespace d2q::cli {
 namespace {
 
-std::unique_ptr<Device> make_device(const GlobalOptions& options, ThreadPool& pool) {
+/// The GPU where the options allow it, or nothing.
+std::unique_ptr<Device> make_gpu_device(const GlobalOptions& options) {
   if (options.device == "cuda") return make_cuda_device();
   if (options.device == "auto") {
     try {
@@ -16,7 +17,12 @@ std::unique_ptr<Device> make_device(const GlobalOptions& options, ThreadPool& po
       if (error.code() != ErrorCode::kUnsupported) throw;
     }
   }
-  return make_cpu_device(pool, options.isa);
+  return nullptr;
+}
+
+DType products_of(const Runtime& runtime, const std::string& precision) {
+  const bool bf16 = precision == "bf16" || (precision == "auto" && runtime.on_gpu());
+  return bf16 ? DType::kBF16 : DType::kF32;
 }
 
 std::shared_ptr<const WeightSource> open_existing(const std::filesystem::path& path) {
@@ -27,7 +33,10 @@ std::shared_ptr<const WeightSource> open_existing(const std::filesystem::path& p
 }  // namespace
 
 Runtime::Runtime(const GlobalOptions& options)
-    : pool_(options.threads), device_(make_device(options, pool_)) {}
+    : pool_(options.threads), device_(make_gpu_device(options)) {
+  on_gpu_ = device_ != nullptr;
+  if (!on_gpu_) device_ = make_cpu_device(pool_, options.isa);
+}
 
 void check_model_exists(const std::filesystem::path& path) {
   std::error_code ignored;
@@ -53,10 +62,10 @@ void add_precision_option(CLI::App& command, std::string& precision,
       ->check(CLI::IsMember({"f32", "bf16", "auto"}));
 }
 
-LoadedModel::LoadedModel(Device& device, const std::filesystem::path& path,
+LoadedModel::LoadedModel(Runtime& runtime, const std::filesystem::path& path,
                          const std::string& precision)
     : source(open_existing(path)),
       tokenizer(load_tokenizer(path)),
-      transformer(device, source, precision == "bf16" ? DType::kBF16 : DType::kF32) {}
+      transformer(runtime.device(), source, products_of(runtime, precision)) {}
 
 }  // namespace d2q::cli

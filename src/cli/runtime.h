@@ -19,9 +19,11 @@ class Runtime {
   explicit Runtime(const GlobalOptions& options);
   Device& device() noexcept { return *device_; }
   ThreadPool& pool() noexcept { return pool_; }
+  bool on_gpu() const noexcept { return on_gpu_; }
 
  private:
   ThreadPool pool_;
+  bool on_gpu_ = false;
   std::unique_ptr<Device> device_;
 };
 
@@ -32,9 +34,9 @@ void check_model_exists(const std::filesystem::path& path);
 void add_precision_option(CLI::App& command, std::string& precision,
                           const std::string& auto_meaning);
 
-/// A model with its tokenizer, ready to run; precision auto is f32.
+/// A model with its tokenizer, ready to run; precision auto is bf16 on a GPU, else f32.
 struct LoadedModel {
-  LoadedModel(Device& device, const std::filesystem::path& path, const std::string& precision);
+  LoadedModel(Runtime& runtime, const std::filesystem::path& path, const std::string& precision);
   std::shared_ptr<const WeightSource> source;
   std::unique_ptr<Tokenizer> tokenizer;
   Transformer transformer;

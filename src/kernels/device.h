@@ -36,6 +36,13 @@ struct AttentionShape {
   int64_t window = 0;           // sliding window in tokens; 0 = unlimited
 };
 
+/// A packed matrix in a device's memory. Copies share it.
+struct PackedTensor {
+  PackedLayout layout;
+  Tensor codes;   // [1, codes_bytes()] u8, in the order of codec/packed_matrix.h
+  Tensor scales;  // [1, scales_count()] f16
+};
+
 /// One device. Methods are called from one thread; they use all cores or the whole GPU themselves.
 /// Results do not depend on the number of threads. Shape or dtype mistakes are InternalError.
 class Device {
@@ -50,6 +57,9 @@ class Device {
   virtual Tensor allocate(int64_t rows, int64_t cols, DType dtype) = 0;
   virtual void upload(const void* host, const Tensor& destination) = 0;
   virtual void download(const Tensor& source, void* host) = 0;
+  /// A packed matrix for packed_linear(). The CPU's is a view of `packed`, which has to outlive it
+  /// (a model's mapped file does); other devices copy.
+  virtual PackedTensor upload_packed(const PackedView& packed) = 0;
   /// Element-wise dtype change between f32, bf16, f16 and f64 (nearest even); same shape.
   virtual void convert(const Tensor& source, const Tensor& destination) = 0;
   virtual void fill_zero(const Tensor& tensor) = 0;
@@ -60,7 +70,7 @@ class Device {
   virtual void linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y) = 0;
   /// The same with packed codes, never expanding the whole matrix. `products` chooses the precision
   /// of the expanded panels for large T (kF32 or kBF16); small T runs on the codes themselves.
-  virtual void packed_linear(const Tensor& x, const PackedView& w, const Tensor& bias,
+  virtual void packed_linear(const Tensor& x, const PackedTensor& w, const Tensor& bias,
                              const Tensor& y, DType products) = 0;
   /// y[i, :] = table[ids[i], :]; table f32, f16 or bf16; y f32.
   virtual void embed(std::span<const int32_t> ids, const Tensor& table, const Tensor& y) = 0;

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 
+#include "kernels/device.h"
 #include "model/config.h"
 #include "model/weight_source.h"
 
@@ -14,9 +15,9 @@ namespace d2q {
 
 /// A linear layer: exactly one of dense and packed. bias may be empty.
 struct Linear {
-  Tensor dense;                      // [out, in] f32 or bf16
-  std::optional<PackedView> packed;  // points into the file's mapping
-  Tensor bias;                       // [1, out] f32
+  Tensor dense;                        // [out, in] f32 or bf16
+  std::optional<PackedTensor> packed;  // on the CPU a view of the file's mapping
+  Tensor bias;                         // [1, out] f32
 };
 
 /// y[T, out] f32 = linear(x). `products`: precision of the expanded panels of packed codes.

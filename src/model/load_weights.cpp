@@ -12,8 +12,11 @@ Tensor load_tensor(Device& device, const WeightSource& source, const std::string
 Linear load_linear(Device& device, const WeightSource& source, const std::string& module,
                    DType dense_dtype) {
   Linear linear;
-  linear.packed = source.packed(module + ".weight");
-  if (!linear.packed) linear.dense = load_tensor(device, source, module + ".weight", dense_dtype);
+  if (const auto packed = source.packed(module + ".weight")) {
+    linear.packed = device.upload_packed(*packed);
+  } else {
+    linear.dense = load_tensor(device, source, module + ".weight", dense_dtype);
+  }
   if (source.has(module + ".bias")) {
     linear.bias = load_tensor(device, source, module + ".bias", DType::kF32);
   }

@@ -45,8 +45,9 @@ struct Transformer::Impl {
     if (!config.tied_embeddings) {
       output = load_linear(device, *source, std::string(names.head.hf), products);
     } else {
-      output.packed = source->packed(embedding_module + ".weight");
-      if (!output.packed) output.dense = embedding;
+      const auto packed = source->packed(embedding_module + ".weight");
+      if (packed) output.packed = device.upload_packed(*packed);
+      if (!packed) output.dense = embedding;
     }
   }
 

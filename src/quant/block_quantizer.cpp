@@ -142,14 +142,19 @@ void BlockQuantizer::check_finite(int64_t layer, const char* what, const Tensor&
        layer, what, row / options_.sequence_length, row % options_.sequence_length);
 }
 
+Tensor expand(Device& device, const PackedView& packed, DType dtype) {
+  Matrix<float> weights(packed.layout.rows, packed.layout.cols);
+  dequantize(packed, weights.span());
+  return to_device(device, weights, dtype);
+}
+
 Linear densify(Device& device, const Linear& linear, DType dtype) {
   if (!linear.packed) return linear;
-  const PackedLayout& layout = linear.packed->layout;
-  Matrix<float> weights(layout.rows, layout.cols);
-  dequantize(*linear.packed, weights.span());
+  const Matrix<uint8_t> codes = to_host<uint8_t>(device, linear.packed->codes);
+  const Matrix<Half> scales = to_host<Half>(device, linear.packed->scales);
   Linear dense;
   dense.bias = linear.bias;
-  dense.dense = to_device(device, weights, dtype);
+  dense.dense = expand(device, {linear.packed->layout, codes.span(), scales.span()}, dtype);
   return dense;
 }
 
@@ -157,12 +162,9 @@ Linear BlockQuantizer::stream_linear(const StoredLinear& stored) const {
   Linear linear;
   if (!stored.bias.empty())
     linear.bias = to_device(device_, stored.bias, 1, static_cast<int64_t>(stored.bias.size()));
-  if (stored.solution) {
-    const PackedLinear packed = pack_solution(*stored.solution);
-    linear.packed = packed.view();
-    return densify(device_, linear, options_.products);
-  }
-  linear.dense = to_device(device_, stored.dense, options_.products);
+  linear.dense = stored.solution
+                     ? expand(device_, pack_solution(*stored.solution).view(), options_.products)
+                     : to_device(device_, stored.dense, options_.products);
   return linear;
 }
 

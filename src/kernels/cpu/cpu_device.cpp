@@ -16,6 +16,13 @@ namespace {
 /// Freed tensors kept for reuse: about the temporaries of one block's stage.
 constexpr uint64_t kPoolBytes = 256u << 20;
 
+/// Nothing writes through it: packed matrices are read only.
+template <typename T>
+Tensor view_of(std::span<const T> values) {
+  return {nullptr, const_cast<T*>(values.data()), 1, static_cast<int64_t>(values.size()),
+          dtype_of<T>()};
+}
+
 class CpuDevice final : public Device {
  public:
   CpuDevice(ThreadPool& pool, Isa isa)
@@ -46,6 +53,9 @@ class CpuDevice final : public Device {
   void download(const Tensor& source, void* host) override {
     if (!source.empty()) std::memcpy(host, source.raw(), static_cast<size_t>(source.n_bytes()));
   }
+  PackedTensor upload_packed(const PackedView& packed) override {
+    return {packed.layout, view_of(packed.codes), view_of(packed.scales)};
+  }
   void convert(const Tensor& source, const Tensor& destination) override {
     convert_cpu(context_, source, destination);
   }
@@ -56,9 +66,12 @@ class CpuDevice final : public Device {
   void linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y) override {
     linear_cpu(context_, x, w, bias, y);
   }
-  void packed_linear(const Tensor& x, const PackedView& w, const Tensor& bias, const Tensor& y,
+  void packed_linear(const Tensor& x, const PackedTensor& w, const Tensor& bias, const Tensor& y,
                      DType products) override {
-    packed_linear_cpu(context_.pool, packed_, x, w, bias, y, products);
+    const PackedView view{w.layout,
+                          {w.codes.data<uint8_t>(), static_cast<size_t>(w.codes.size())},
+                          {w.scales.data<Half>(), static_cast<size_t>(w.scales.size())}};
+    packed_linear_cpu(context_.pool, packed_, x, view, bias, y, products);
   }
   void embed(std::span<const int32_t> ids, const Tensor& table, const Tensor& y) override {
     embed_cpu(context_, ids, table, y);

@@ -234,13 +234,13 @@ TEST(Device, refuses_an_unknown_isa) {
   EXPECT_THROW(make_cpu_device(pool, "sse9"), Error);
 }
 
-TEST(Device, cuda_is_refused_with_advice_in_a_build_without_it) {
+TEST(Device, cuda_is_refused_with_advice_where_it_is_missing) {
   try {
     make_cuda_device();
-    FAIL();
+    GTEST_SKIP() << "a GPU is here";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
-    EXPECT_NE(std::string(error.what()).find("D2Q_CUDA"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("--device cpu"), std::string::npos);
   }
 }
 

@@ -1,0 +1,133 @@
+#include "kernels/cuda/cuda_context.h"
+
+#include <limits>
+#include <new>
+
+#include "base/checked.h"
+#include "base/error.h"
+
+namespace d2q {
+namespace {
+
+/// What cuBLAS asks for on Hopper; setting it ourselves keeps results reproducible and allocation
+/// out of the calls.
+constexpr size_t kBlasWorkspaceBytes = 32u << 20;
+
+cudaDataType_t data_type(DType dtype) {
+  D2Q_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "product in dtype {}",
+            static_cast<int>(dtype));
+  return dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF;
+}
+
+int blas_int(int64_t value) {
+  D2Q_CHECK(value >= 0 && value <= std::numeric_limits<int>::max(), "dimension {}", value);
+  return static_cast<int>(value);
+}
+
+}  // namespace
+
+void check_cuda(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // an allocation that failed is not sticky
+    throw std::bad_alloc();
+  }
+  fail(ErrorCode::kIo, "CUDA: {} failed: {}", what, cudaGetErrorString(status));
+}
+
+void check_cublas(cublasStatus_t status, const char* what) {
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  if (status == CUBLAS_STATUS_ALLOC_FAILED) throw std::bad_alloc();
+  fail(ErrorCode::kIo, "cuBLAS: {} failed: {}", what, cublasGetStatusString(status));
+}
+
+std::shared_ptr<CudaContext> CudaContext::create() {
+  int n_devices = 0;
+  const cudaError_t found = cudaGetDeviceCount(&n_devices);
+  if (found != cudaSuccess || n_devices == 0) {
+    cudaGetLastError();
+    fail(ErrorCode::kUnsupported, "device 'cuda': no usable GPU ({}); use --device cpu",
+         found != cudaSuccess ? cudaGetErrorString(found) : "none is visible");
+  }
+  std::shared_ptr<CudaContext> context(new CudaContext);
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), "choosing a device");
+  check_cuda(cudaGetDeviceProperties(&context->properties_, device), "reading the device");
+  if (context->properties_.major < 8) {
+    fail(ErrorCode::kUnsupported,
+         "device 'cuda': {} has compute capability {}.{}, at least 8.0 is needed; use --device cpu",
+         context->properties_.name, context->properties_.major, context->properties_.minor);
+  }
+  cudaMemPool_t pool = nullptr;
+  check_cuda(cudaDeviceGetDefaultMemPool(&pool, device), "the memory pool");
+  // Freed memory stays with the process: blocks ask for the same sizes again and again.
+  uint64_t keep = std::numeric_limits<uint64_t>::max();
+  check_cuda(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep),
+             "the memory pool");
+  check_cuda(cudaStreamCreateWithFlags(&context->stream_, cudaStreamNonBlocking), "a stream");
+  check_cublas(cublasCreate(&context->blas_), "starting");
+  check_cublas(cublasSetStream(context->blas_, context->stream_), "its stream");
+  check_cuda(cudaMalloc(&context->blas_workspace_, kBlasWorkspaceBytes), "cuBLAS's workspace");
+  check_cublas(cublasSetWorkspace(context->blas_, context->blas_workspace_, kBlasWorkspaceBytes),
+               "its workspace");
+  return context;
+}
+
+CudaContext::~CudaContext() {
+  if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+  if (blas_ != nullptr) cublasDestroy(blas_);
+  if (blas_workspace_ != nullptr) cudaFree(blas_workspace_);
+  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+}
+
+std::shared_ptr<void> CudaContext::allocate_bytes(int64_t n_bytes) {
+  if (n_bytes == 0) return nullptr;
+  void* data = nullptr;
+  check_cuda(cudaMallocAsync(&data, static_cast<size_t>(n_bytes), stream_), "allocating");
+  return {data, [self = shared_from_this()](void* p) { cudaFreeAsync(p, self->stream_); }};
+}
+
+Tensor CudaContext::allocate(int64_t rows, int64_t cols, DType dtype) {
+  D2Q_CHECK(rows >= 0 && cols >= 0, "{}x{}", rows, cols);
+  const uint64_t count =
+      checked_mul(static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), "tensor");
+  const uint64_t bytes = checked_mul(count, static_cast<uint64_t>(size_of(dtype)), "tensor");
+  std::shared_ptr<void> buffer = allocate_bytes(static_cast<int64_t>(bytes));
+  void* data = buffer.get();
+  return {std::move(buffer), data, rows, cols, dtype};
+}
+
+void CudaContext::upload(const void* host, void* device, int64_t n_bytes) {
+  if (n_bytes == 0) return;
+  check_cuda(
+      cudaMemcpyAsync(device, host, static_cast<size_t>(n_bytes), cudaMemcpyHostToDevice, stream_),
+      "copying to the GPU");
+  synchronize();
+}
+
+void CudaContext::download(const void* device, void* host, int64_t n_bytes) {
+  if (n_bytes == 0) return;
+  check_cuda(
+      cudaMemcpyAsync(host, device, static_cast<size_t>(n_bytes), cudaMemcpyDeviceToHost, stream_),
+      "copying from the GPU");
+  synchronize();
+}
+
+void CudaContext::synchronize() { check_cuda(cudaStreamSynchronize(stream_), "a kernel"); }
+
+void run_gemm(CudaContext& context, const CudaGemm& gemm) {
+  if (gemm.m == 0 || gemm.n == 0) return;
+  D2Q_CHECK(gemm.output == DType::kF32 || gemm.input == DType::kBF16, "output dtype {}",
+            static_cast<int>(gemm.output));
+  // cuBLAS is column-major: the row-major product is the transposed one with a and b exchanged.
+  check_cublas(
+      cublasGemmEx(context.blas(), gemm.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N,
+                   gemm.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, blas_int(gemm.n), blas_int(gemm.m),
+                   blas_int(gemm.k), &gemm.alpha, gemm.b, data_type(gemm.input), blas_int(gemm.ldb),
+                   gemm.a, data_type(gemm.input), blas_int(gemm.lda), &gemm.beta, gemm.c,
+                   data_type(gemm.output), blas_int(gemm.ldc), CUBLAS_COMPUTE_32F,
+                   CUBLAS_GEMM_DEFAULT),
+      "a product");
+}
+
+}  // namespace d2q

@@ -1,0 +1,72 @@
+// What the operations of the CUDA device share: one stream on which everything is ordered, cuBLAS
+// on it, and stream-ordered memory. Kernels live in .cu files behind launchers that take plain
+// pointers and a stream (cuda_launch.h), so that nvcc never sees the rest of the library.
+#pragma once
+
+#include <cublas_v2.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <memory>
+
+#include "kernels/tensor.h"
+
+namespace d2q {
+
+/// Throws Error{kUnsupported | kIo} or std::bad_alloc, naming the call, when `status` is a failure.
+void check_cuda(cudaError_t status, const char* what);
+void check_cublas(cublasStatus_t status, const char* what);
+
+class CudaContext : public std::enable_shared_from_this<CudaContext> {
+ public:
+  /// The current device. Error{kUnsupported} saying what is missing when there is none that works.
+  static std::shared_ptr<CudaContext> create();
+  ~CudaContext();
+  CudaContext(const CudaContext&) = delete;
+  CudaContext& operator=(const CudaContext&) = delete;
+
+  cudaStream_t stream() const noexcept { return stream_; }
+  cublasHandle_t blas() const noexcept { return blas_; }
+  const cudaDeviceProp& properties() const noexcept { return properties_; }
+
+  /// Uninitialised, in the order of the stream. The buffer keeps the context alive.
+  std::shared_ptr<void> allocate_bytes(int64_t n_bytes);
+  Tensor allocate(int64_t rows, int64_t cols, DType dtype);
+  /// Host memory may be pageable; it is free for reuse on return.
+  void upload(const void* host, void* device, int64_t n_bytes);
+  /// Waits for everything before it in the stream.
+  void download(const void* device, void* host, int64_t n_bytes);
+  void synchronize();
+
+ private:
+  CudaContext() = default;
+
+  cudaStream_t stream_ = nullptr;
+  cublasHandle_t blas_ = nullptr;
+  void* blas_workspace_ = nullptr;
+  cudaDeviceProp properties_{};
+};
+
+/// Row-major product c[m, n] = alpha·op(a)·op(b) + beta·c with f32 sums. a, b of one dtype, f32
+/// (true f32 products, no TF32) or bf16; c f32 or, where a and b are bf16, bf16. The leading
+/// dimensions are row strides in elements. Deterministic on one device.
+struct CudaGemm {
+  bool transpose_a = false;
+  bool transpose_b = false;
+  int64_t m = 0;
+  int64_t n = 0;
+  int64_t k = 0;
+  const void* a = nullptr;
+  int64_t lda = 0;
+  const void* b = nullptr;
+  int64_t ldb = 0;
+  DType input = DType::kF32;
+  void* c = nullptr;
+  int64_t ldc = 0;
+  DType output = DType::kF32;
+  float alpha = 1.0f;
+  float beta = 0.0f;
+};
+void run_gemm(CudaContext& context, const CudaGemm& gemm);
+
+}  // namespace d2q

@@ -1,0 +1,113 @@
+// The GPU as a Device: owns the context and hands every operation to its file.
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "kernels/cuda/cuda_forward_ops.h"
+#include "kernels/cuda/cuda_solver.h"
+
+namespace d2q {
+namespace {
+
+class CudaDevice final : public Device {
+ public:
+  explicit CudaDevice(std::shared_ptr<CudaContext> context)
+      : context_(std::move(context)), solver_(make_cuda_solver(context_)) {}
+
+  std::string name() const override {
+    const cudaDeviceProp& properties = context_->properties();
+    return fmt::format("cuda ({}, {} GiB)", properties.name, properties.totalGlobalMem >> 30);
+  }
+  bool has_fast_bf16() const override { return true; }
+
+  Tensor allocate(int64_t rows, int64_t cols, DType dtype) override {
+    return context_->allocate(rows, cols, dtype);
+  }
+  void upload(const void* host, const Tensor& destination) override {
+    if (!destination.empty()) context_->upload(host, destination.raw(), destination.n_bytes());
+  }
+  void download(const Tensor& source, void* host) override {
+    if (!source.empty()) context_->download(source.raw(), host, source.n_bytes());
+  }
+  PackedTensor upload_packed(const PackedView& packed) override {
+    PackedTensor result{packed.layout,
+                        allocate(1, static_cast<int64_t>(packed.codes.size()), DType::kU8),
+                        allocate(1, static_cast<int64_t>(packed.scales.size()), DType::kF16)};
+    upload(packed.codes.data(), result.codes);
+    upload(packed.scales.data(), result.scales);
+    return result;
+  }
+  void convert(const Tensor& source, const Tensor& destination) override {
+    convert_cuda(*context_, source, destination);
+  }
+  void fill_zero(const Tensor& tensor) override {
+    if (tensor.empty()) return;
+    check_cuda(
+        cudaMemsetAsync(tensor.raw(), 0, static_cast<size_t>(tensor.n_bytes()), context_->stream()),
+        "filling");
+  }
+
+  void linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y) override {
+    linear_cuda(*context_, x, w, bias, y);
+  }
+  void packed_linear(const Tensor& x, const PackedTensor& w, const Tensor& bias, const Tensor& y,
+                     DType products) override {
+    packed_linear_cuda(*context_, x, w, bias, y, products);
+  }
+  void embed(std::span<const int32_t> ids, const Tensor& table, const Tensor& y) override {
+    embed_cuda(*context_, ids_, ids, table, y);
+  }
+  void norm(const Tensor& x, const NormParams& params, const Tensor& y) override {
+    norm_cuda(*context_, x, params, y);
+  }
+  void rope(const Tensor& x, int64_t n_heads, std::span<const int32_t> positions, const Tensor& cos,
+            const Tensor& sin) override {
+    rope_cuda(*context_, positions_, x, n_heads, positions, cos, sin);
+  }
+  void attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape,
+                 const Tensor& y, DType products) override {
+    attention_cuda(*context_, q, k, v, shape, y, products);
+  }
+  void gated_activation(Activation act, const Tensor& gate, const Tensor& up,
+                        const Tensor& y) override {
+    gated_activation_cuda(*context_, act, gate, up, y);
+  }
+  void activation(Activation act, const Tensor& x, const Tensor& y) override {
+    gated_activation_cuda(*context_, act, x, Tensor(), y);
+  }
+  void add(const Tensor& x, const Tensor& y) override { add_cuda(*context_, x, y); }
+  void cross_entropy(const Tensor& logits, std::span<const int32_t> targets,
+                     std::span<double> losses) override {
+    cross_entropy_cuda(*context_, ids_, logits, targets, losses);
+  }
+
+  void accumulate_gram(const Tensor& x, float scale, const Tensor& sum) override {
+    accumulate_gram_cuda(*context_, x, scale, sum);
+  }
+  void accumulate_cross(const Tensor& a, const Tensor& b, float scale, const Tensor& sum) override {
+    accumulate_cross_cuda(*context_, a, b, scale, sum);
+  }
+  void mirror_lower(const Tensor& matrix) override { mirror_lower_cuda(*context_, matrix); }
+  void accumulate_difference(const Tensor& a, const Tensor& b, const Tensor& moments) override {
+    accumulate_difference_cuda(*context_, a, b, moments);
+  }
+  int64_t first_non_finite_row(const Tensor& x) override {
+    return first_non_finite_row_cuda(*context_, x);
+  }
+
+  SolverOps& solver() override { return *solver_; }
+
+ private:
+  std::shared_ptr<CudaContext> context_;
+  DeviceIntegers ids_;
+  DeviceIntegers positions_;
+  std::unique_ptr<SolverOps> solver_;
+};
+
+}  // namespace
+
+std::unique_ptr<Device> make_cuda_device() {
+  return std::make_unique<CudaDevice>(CudaContext::create());
+}
+
+}  // namespace d2q

@@ -1,0 +1,197 @@
+// The element-wise operations and statistics of the CUDA device against the CPU's.
+#include <limits>
+
+#include "kernels/cuda/cuda_test_support.h"
+
+namespace d2q {
+namespace {
+
+class CudaForward : public test::CudaTest {};
+
+constexpr int64_t kWidths[] = {1, 31, 64, 257, 512, 513, 1030};
+// A few units in the last place: the same formula in another order of additions.
+constexpr double kF32Bound = 1e-5;
+// Two values that differ in f32's last place may round to neighbouring bf16 values.
+constexpr double kBf16Bound = test::kBf16Unit;
+
+double bound_of(DType type) { return type == DType::kBF16 ? kBf16Bound : kF32Bound; }
+
+TEST_F(CudaForward, says_what_gpu_it_is) {
+  EXPECT_NE(gpu_->name().find("GiB"), std::string::npos) << gpu_->name();
+}
+
+TEST_F(CudaForward, upload_and_download_keep_every_byte) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
+    const Tensor x = random(37, 11, type);
+    EXPECT_EQ(test::bytes_of(to_cpu(to_gpu(x))), test::bytes_of(x));
+  }
+  EXPECT_TRUE(gpu_->allocate(0, 5, DType::kF32).empty());
+}
+
+TEST_F(CudaForward, conversions_round_like_the_cpu) {
+  const DType types[] = {DType::kF32, DType::kBF16, DType::kF16, DType::kF64};
+  for (const DType from : types) {
+    for (const DType to : types) {
+      const Tensor x = random(3, 1001, from, 300.0);
+      const Tensor expected = cpu_->allocate(3, 1001, to);
+      cpu_->convert(x, expected);
+      const Tensor y = poisoned(*gpu_, 3, 1001, to);
+      gpu_->convert(to_gpu(x), y);
+      EXPECT_EQ(test::bytes_of(to_cpu(y)), test::bytes_of(expected))
+          << static_cast<int>(from) << " to " << static_cast<int>(to);
+    }
+  }
+}
+
+TEST_F(CudaForward, conversions_keep_nan_and_round_overflow_to_infinity) {
+  const Tensor x = random(1, 4, DType::kF32);
+  x.data<float>()[0] = std::numeric_limits<float>::quiet_NaN();
+  x.data<float>()[1] = 70000.0f;
+  x.data<float>()[2] = -1e-7f;  // subnormal in f16
+  x.data<float>()[3] = -3.4e38f;
+  for (const DType to : {DType::kBF16, DType::kF16}) {
+    const Tensor expected = cpu_->allocate(1, 4, to);
+    cpu_->convert(x, expected);
+    const Tensor y = poisoned(*gpu_, 1, 4, to);
+    gpu_->convert(to_gpu(x), y);
+    const Tensor host = to_cpu(y);
+    EXPECT_TRUE(std::isnan(test::at(host, 0, 0)));
+    for (int64_t i = 1; i < 4; ++i) EXPECT_EQ(test::at(host, 0, i), test::at(expected, 0, i));
+  }
+}
+
+TEST_F(CudaForward, embed_takes_rows_of_the_table) {
+  const std::vector<int32_t> ids = {4, 0, 18, 4};
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
+    const Tensor table = random(19, 67, type);
+    const Tensor expected = cpu_->allocate(4, 67, DType::kF32);
+    cpu_->embed(ids, table, expected);
+    const Tensor y = poisoned(*gpu_, 4, 67, DType::kF32);
+    gpu_->embed(ids, to_gpu(table), y);
+    EXPECT_EQ(test::bytes_of(to_cpu(y)), test::bytes_of(expected));
+  }
+}
+
+TEST_F(CudaForward, norms_equal_the_cpus) {
+  for (const NormKind kind : {NormKind::kRms, NormKind::kLayer}) {
+    for (const int64_t width : kWidths) {
+      for (const DType type : {DType::kF32, DType::kBF16}) {
+        const Tensor x = random(9, width, DType::kF32, 3.0);
+        NormParams params{kind, random(1, width, DType::kF32), Tensor(), 1e-5f};
+        if (width % 2 == 1) params.shift = random(1, width, DType::kF32);
+        const Tensor expected = cpu_->allocate(9, width, type);
+        cpu_->norm(x, params, expected);
+        const NormParams on_gpu{kind, to_gpu(params.gain), to_gpu(params.shift), 1e-5f};
+        const Tensor y = poisoned(*gpu_, 9, width, type);
+        gpu_->norm(to_gpu(x), on_gpu, y);
+        // A layer norm of one value is its shift; the difference there is not relative to anything.
+        if (kind == NormKind::kRms || width > 1) {
+          EXPECT_LE(difference_to_gpu(y, expected), bound_of(type)) << width;
+        }
+        const Tensor in_place = to_gpu(x);
+        gpu_->norm(in_place, on_gpu, in_place);
+        if (type == DType::kF32) {
+          EXPECT_EQ(test::bytes_of(to_cpu(in_place)), test::bytes_of(to_cpu(y))) << width;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaForward, rope_turns_the_same_pairs) {
+  const std::vector<int32_t> positions = {0, 5, 2, 6, 6};
+  for (const int64_t half : {1, 16, 20, 32}) {
+    const Tensor cos = random(7, half, DType::kF32), sin = random(7, half, DType::kF32);
+    const Tensor x = random(5, 3 * 64, DType::kF32);
+    const Tensor expected = copy(x);
+    cpu_->rope(expected, 3, positions, cos, sin);
+    const Tensor y = to_gpu(x);
+    gpu_->rope(y, 3, positions, to_gpu(cos), to_gpu(sin));
+    EXPECT_LE(difference_to_gpu(y, expected), kF32Bound) << half;
+  }
+}
+
+TEST_F(CudaForward, activations_equal_the_cpus) {
+  for (const Activation act :
+       {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu}) {
+    for (const DType type : {DType::kF32, DType::kBF16}) {
+      const Tensor x = random(5, 333, DType::kF32, 4.0), up = random(5, 333, DType::kF32);
+      x.data<float>()[0] = -200.0f;
+      x.data<float>()[1] = 200.0f;
+      const Tensor plain = cpu_->allocate(5, 333, type), gated = cpu_->allocate(5, 333, type);
+      cpu_->activation(act, x, plain);
+      cpu_->gated_activation(act, x, up, gated);
+      const Tensor y = poisoned(*gpu_, 5, 333, type), z = poisoned(*gpu_, 5, 333, type);
+      gpu_->activation(act, to_gpu(x), y);
+      gpu_->gated_activation(act, to_gpu(x), to_gpu(up), z);
+      EXPECT_LE(difference_to_gpu(y, plain), bound_of(type)) << static_cast<int>(act);
+      EXPECT_LE(difference_to_gpu(z, gated), bound_of(type)) << static_cast<int>(act);
+    }
+  }
+}
+
+TEST_F(CudaForward, add_takes_f32_and_bf16) {
+  for (const DType type : {DType::kF32, DType::kBF16}) {
+    const Tensor x = random(7, 301, DType::kF32), y = random(7, 301, type);
+    const Tensor expected = copy(x), sum = to_gpu(x);
+    cpu_->add(expected, y);
+    gpu_->add(sum, to_gpu(y));
+    EXPECT_EQ(test::bytes_of(to_cpu(sum)), test::bytes_of(expected));
+  }
+}
+
+TEST_F(CudaForward, cross_entropy_equals_the_cpus) {
+  for (const int64_t vocabulary : {2, 255, 5000}) {
+    const Tensor logits = random(6, vocabulary, DType::kF32, 5.0);
+    logits.data<float>()[vocabulary] = 300.0f;  // a row whose exponentials would overflow
+    std::vector<int32_t> targets(6, 1);
+    targets[5] = static_cast<int32_t>(vocabulary - 1);
+    std::vector<double> expected(6), losses(6, -1.0);
+    cpu_->cross_entropy(logits, targets, expected);
+    gpu_->cross_entropy(to_gpu(logits), targets, losses);
+    for (size_t i = 0; i < 6; ++i) {
+      EXPECT_NEAR(losses[i], expected[i], 1e-5 * (1.0 + expected[i])) << vocabulary;
+    }
+  }
+}
+
+TEST_F(CudaForward, difference_moments_equal_the_cpus) {
+  // One slice of rows, just more than one, and many.
+  for (const int64_t rows : {1, 512, 513, 3000}) {
+    const Tensor a = random(rows, 130, DType::kBF16), b = random(rows, 130, DType::kF32);
+    const Tensor expected = cpu_->allocate(2, 130, DType::kF64);
+    cpu_->fill_zero(expected);
+    const Tensor moments = poisoned(*gpu_, 2, 130, DType::kF64);
+    gpu_->fill_zero(moments);
+    for (int time = 0; time < 2; ++time) {
+      cpu_->accumulate_difference(a, b, expected);
+      gpu_->accumulate_difference(to_gpu(a), to_gpu(b), moments);
+    }
+    EXPECT_LE(difference_to_gpu(moments, expected), 1e-12) << rows;
+  }
+}
+
+TEST_F(CudaForward, mirror_copies_the_lower_triangle) {
+  for (const int64_t n : {1, 31, 32, 33, 100}) {
+    const Tensor matrix = random(n, n, DType::kF32);
+    const Tensor expected = copy(matrix), mirrored = to_gpu(matrix);
+    cpu_->mirror_lower(expected);
+    gpu_->mirror_lower(mirrored);
+    EXPECT_EQ(test::bytes_of(to_cpu(mirrored)), test::bytes_of(expected)) << n;
+  }
+}
+
+TEST_F(CudaForward, first_non_finite_row_is_found) {
+  const Tensor x = random(700, 33, DType::kF32);
+  EXPECT_EQ(gpu_->first_non_finite_row(to_gpu(x)), -1);
+  x.data<float>()[650 * 33 + 32] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_EQ(gpu_->first_non_finite_row(to_gpu(x)), 650);
+  x.data<float>()[70 * 33] = -std::numeric_limits<float>::infinity();
+  EXPECT_EQ(gpu_->first_non_finite_row(to_gpu(x)), 70);
+  const Tensor narrow = gpu_->allocate(700, 33, DType::kBF16);
+  gpu_->convert(to_gpu(x), narrow);
+  EXPECT_EQ(gpu_->first_non_finite_row(narrow), 70);
+}
+
+}  // namespace
+}  // namespace d2q

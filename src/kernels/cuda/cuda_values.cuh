@@ -1,0 +1,78 @@
+// Device functions that the forward's kernels share: typed loads and stores, fixed-order
+// reductions.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "kernels/cuda/cuda_forward_kernels.h"
+#include "kernels/cuda/cuda_launch.h"
+
+namespace d2q::cuda {
+
+__device__ inline float load_value(const Values& x, int64_t i) {
+  switch (x.type) {
+    case Scalar::kF32:
+      return static_cast<const float*>(x.data)[i];
+    case Scalar::kBF16:
+      return __bfloat162float(static_cast<const __nv_bfloat16*>(x.data)[i]);
+    case Scalar::kF16:
+      return __half2float(static_cast<const __half*>(x.data)[i]);
+    case Scalar::kF64:
+      return static_cast<float>(static_cast<const double*>(x.data)[i]);
+  }
+  return 0.0f;
+}
+
+__device__ inline void store_value(const Values& y, int64_t i, float value) {
+  switch (y.type) {
+    case Scalar::kF32:
+      static_cast<float*>(y.data)[i] = value;
+      return;
+    case Scalar::kBF16:
+      static_cast<__nv_bfloat16*>(y.data)[i] = __float2bfloat16_rn(value);
+      return;
+    case Scalar::kF16:
+      static_cast<__half*>(y.data)[i] = __float2half_rn(value);
+      return;
+    case Scalar::kF64:
+      static_cast<double*>(y.data)[i] = static_cast<double>(value);
+      return;
+  }
+}
+
+/// This thread's element of a launch with one thread an element.
+__device__ inline int64_t element_index() {
+  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
+struct Sum {
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+struct Largest {
+  __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
+};
+
+/// The reduction over groups of kThreadsTogether (32, or a block of kThreads) threads, in every one
+/// of them. With a whole block all of its threads must call.
+template <int kThreadsTogether, typename T, typename Reduce>
+__device__ T reduce_threads(T value, Reduce reduce) {
+  for (int offset = 16; offset > 0; offset /= 2) {
+    value = reduce(value, __shfl_xor_sync(0xffffffffu, value, offset));
+  }
+  if constexpr (kThreadsTogether > 32) {
+    constexpr int kWarps = kThreadsTogether / 32;
+    __shared__ T of_warp[kWarps];
+    __syncthreads();  // an earlier reduction may still be reading
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = of_warp[0];
+    for (int warp = 1; warp < kWarps; ++warp) value = reduce(value, of_warp[warp]);
+  }
+  return value;
+}
+
+}  // namespace d2q::cuda
