@@ -300,9 +300,9 @@ struct Shape {
   int64_t group_size;
 };
 // Ragged last groups, groups below, at and above a block of columns, rows around a warp's and a
-// block's; the last has enough rows for the arrangement of 8 lanes a row.
+// block's.
 const Shape kShapes[] = {{1, 84, 32},    {17, 180, 32},  {192, 168, 64},
-                         {17, 328, 128}, {40, 300, 256}, {4100, 136, 64}};
+                         {17, 328, 128}, {40, 300, 256}, {1100, 136, 64}};
 
 TEST_F(CudaSolver, WalksAsTheCpuDoes) {
   uint64_t seed = 1;
@@ -365,6 +365,21 @@ TEST_F(CudaSolver, RefinesAsTheCpuDoesAndNeverRaisesTheObjective) {
       EXPECT_LT(last, objective_of(problem, start)) << label(problem);
     }
   }
+}
+
+TEST_F(CudaSolver, RefitsRowsWithMoreUnknownsThanAThreadBlockHasThreads) {
+  const Grid grid{GridKind::kSignPlanes, 3, false, false, 15};
+  const Problem problem = random_problem(3, 700, 8, grid, 400);  // 264 unknowns
+  const State start = walk_on(*cpu_, problem, true, false);
+  Refiner a(*cpu_, problem, start);
+  Refiner b(*cuda_, problem, start);
+  a.refit();
+  b.refit();
+  const State state = b.state();
+  expect_weights_match_codes(problem, state);
+  const double cpu = objective_of(problem, a.state());
+  EXPECT_NEAR(objective_of(problem, state), cpu, 0.005 * cpu);
+  EXPECT_LT(objective_of(problem, state), objective_of(problem, start));
 }
 
 TEST_F(CudaSolver, GivesTheSameBitsTwice) {

@@ -1,4 +1,4 @@
-// For the solver's .cu files: how a kernel is started, and how many lanes share a row.
+// For the solver's .cu files: how a kernel is started, and how many threads share a row.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,9 +8,9 @@
 namespace d2q::cuda {
 
 constexpr int kSolverThreads = 256;
-/// From this many rows on, 8 lanes a row keep the GPU busy and waste less work on the columns that
-/// wait their turn; below it, 32 lanes a row finish a column sooner.
-constexpr int64_t kManyRows = 4096;
+/// Threads that share a row. More would only repeat the rounding of columns that wait their turn,
+/// fewer would leave most of the GPU idle below some thousand rows.
+constexpr int kRowLanes = 16;
 
 template <typename Kernel, typename... Args>
 cudaError_t launch(Kernel kernel, int64_t n_blocks, int n_threads, cudaStream_t stream,
@@ -21,7 +21,7 @@ cudaError_t launch(Kernel kernel, int64_t n_blocks, int n_threads, cudaStream_t 
 }
 
 /// Blocks of kSolverThreads for `lanes` threads a row.
-inline int64_t row_blocks(int64_t rows, int lanes) {
+inline int64_t row_blocks(int64_t rows, int lanes = kRowLanes) {
   return (rows * lanes + kSolverThreads - 1) / kSolverThreads;
 }
 

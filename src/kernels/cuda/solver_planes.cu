@@ -5,34 +5,33 @@
 namespace d2q::cuda {
 namespace {
 
-constexpr int kRowLanes = 8;  // of the fit with a column scale
 constexpr int kRowsPerBlock = kSolverThreads / kRowLanes;
 constexpr int kUpdateThreads = 1024;
 /// Keeps c invertible for columns that are zero or nearly so: at least this share of the group's
 /// mean.
 constexpr float kSmallestColumnShare = 1.0f / 256.0f;
 
-template <int kPlanes, int kLanes>
+template <int kPlanes>
 __global__ void __launch_bounds__(kSolverThreads)
     fit_planes_kernel(const FitGroup group, const float* c, int iterations) {
-  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int lane = static_cast<int>(threadIdx.x) % kRowLanes;
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   // Threads beyond the last row repeat it: sums over lanes need whole warps.
-  const int64_t row = min(thread / kLanes, group.rows - 1);
+  const int64_t row = min(thread / kRowLanes, group.rows - 1);
   const float* x = group.data + row * group.stride;
-  const double total = squared_scale<kLanes>(c, group.cols, lane);
+  const double total = squared_scale<kRowLanes>(c, group.cols, lane);
   PlaneCoder<kPlanes> coder;
-  start_row<kPlanes, kLanes>(x, c, group.cols, lane, total, coder.r);
+  start_row<kPlanes, kRowLanes>(x, c, group.cols, lane, total, coder.r);
   coder.greedy = true;
   for (int iteration = 0; iteration < iterations; ++iteration) {
     double solved[kPlanes];
-    fit_row<kPlanes, kLanes>(x, c, group.cols, lane, total, coder, solved);
+    fit_row<kPlanes, kRowLanes>(x, c, group.cols, lane, total, coder, solved);
 #pragma unroll
     for (int p = 0; p < kPlanes; ++p) coder.r[p] = static_cast<float>(fabs(solved[p]));
     coder.greedy = false;
     coder.set_levels();
   }
-  if (lane != 0 || thread / kLanes >= group.rows) return;
+  if (lane != 0 || thread / kRowLanes >= group.rows) return;
 #pragma unroll
   for (int p = 0; p < kPlanes; ++p)
     group.params[row * group.params_stride + p] = round_to_half(fminf(coder.r[p], kLargestHalf));
@@ -228,28 +227,21 @@ __global__ void store_rows_kernel(const ColumnFit fit) {
       round_to_half(fminf(value, kLargestHalf));
 }
 
-template <int kPlanes>
-cudaError_t fit_planes_of(const FitGroup& group, const float* column_scale, int iterations,
-                          cudaStream_t stream) {
-  if (group.rows >= kManyRows) {
-    return launch(fit_planes_kernel<kPlanes, 8>, row_blocks(group.rows, 8), kSolverThreads, stream,
-                  group, column_scale, iterations);
-  }
-  return launch(fit_planes_kernel<kPlanes, 32>, row_blocks(group.rows, 32), kSolverThreads, stream,
-                group, column_scale, iterations);
-}
-
 }  // namespace
 
 cudaError_t fit_planes(const FitGroup& group, const float* column_scale, int planes, int iterations,
                        cudaStream_t stream) {
+  const int64_t n_blocks = row_blocks(group.rows);
   switch (planes) {
     case 1:
-      return fit_planes_of<1>(group, column_scale, iterations, stream);
+      return launch(fit_planes_kernel<1>, n_blocks, kSolverThreads, stream, group, column_scale,
+                    iterations);
     case 2:
-      return fit_planes_of<2>(group, column_scale, iterations, stream);
+      return launch(fit_planes_kernel<2>, n_blocks, kSolverThreads, stream, group, column_scale,
+                    iterations);
     case 3:
-      return fit_planes_of<3>(group, column_scale, iterations, stream);
+      return launch(fit_planes_kernel<3>, n_blocks, kSolverThreads, stream, group, column_scale,
+                    iterations);
     default:
       return cudaErrorInvalidValue;
   }

@@ -9,7 +9,6 @@ namespace {
 /// Added to the normal equations, as a share of their mean diagonal (METHOD.md §8.3).
 constexpr double kRidge = 1e-5;
 constexpr int kPanel = 16;  // unknowns factorised at a time
-constexpr int kDepth = 32;  // rows of the factor staged at a time
 
 /// A row's system in global memory, and what the block shares while it works on it. The upper half
 /// of `a` becomes the factor R (Rᵀ R = N), the lower half keeps N.
@@ -20,7 +19,7 @@ struct Workspace {
   double* step;      // [n]
   int n;
   int64_t ld;
-  double (*staged)[kPanel];    // shared [kDepth][kPanel]
+  double (*staged)[kPanel];    // shared [kPanel][kPanel]
   double (*triangle)[kPanel];  // shared [kPanel][kPanel]
   double* sums;                // shared [kSolverThreads]
   int* failed;                 // shared
@@ -102,20 +101,20 @@ __device__ bool factorise(const Workspace& w) {
 #pragma unroll
       for (int c = 0; c < kPanel; ++c)
         x[c] = has_column && c < width && r >= first + c ? w.a[(first + c) * w.ld + r] : 0.0;
-      for (int k0 = 0; k0 < first; k0 += kDepth) {
-        const int depth = min(kDepth, first - k0);
+      for (int k0 = 0; k0 < first; k0 += kPanel) {
+        double value[kPanel];
+#pragma unroll
+        for (int k = 0; k < kPanel; ++k) value[k] = has_column ? w.a[(k0 + k) * w.ld + r] : 0.0;
         __syncthreads();
-        for (int i = thread; i < depth * kPanel; i += n_threads) {
+        for (int i = thread; i < kPanel * kPanel; i += n_threads) {
           const int c = i % kPanel;
           w.staged[i / kPanel][c] = c < width ? w.a[(k0 + i / kPanel) * w.ld + first + c] : 0.0;
         }
         __syncthreads();
-        if (has_column) {
-          for (int k = 0; k < depth; ++k) {
-            const double value = w.a[(k0 + k) * w.ld + r];
 #pragma unroll
-            for (int c = 0; c < kPanel; ++c) x[c] -= w.staged[k][c] * value;
-          }
+        for (int k = 0; k < kPanel; ++k) {
+#pragma unroll
+          for (int c = 0; c < kPanel; ++c) x[c] -= w.staged[k][c] * value[k];
         }
       }
       if (chunk == first) {
@@ -260,7 +259,7 @@ __device__ void store(const RefitBatch& batch, const Workspace& w, int64_t row) 
 }
 
 __global__ void __launch_bounds__(kSolverThreads) solve_refit_kernel(const RefitBatch batch) {
-  __shared__ __align__(16) double staged[kDepth][kPanel];
+  __shared__ __align__(16) double staged[kPanel][kPanel];
   __shared__ double triangle[kPanel][kPanel];
   __shared__ double sums[kSolverThreads];
   __shared__ int failed;

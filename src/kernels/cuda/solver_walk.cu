@@ -5,22 +5,23 @@
 namespace d2q::cuda {
 namespace {
 
-/// kLanes threads a row, column k in register k / kLanes of lane k % kLanes. All lanes round their
-/// own column in every step, but only the one whose turn it is counts: its error goes to the others
-/// by a shuffle. No lane leaves early, for the shuffles need the whole warp.
-template <int kLevels, int kLanes>
+constexpr int kColumns = kBlockColumns / kRowLanes;  // of a block, in one thread
+
+/// kRowLanes threads a row, column k in register k / kRowLanes of lane k % kRowLanes. All lanes
+/// round their own column in every step, but only the one whose turn it is counts: its error goes
+/// to the others by a shuffle. No lane leaves early, for the shuffles need the whole warp.
+template <int kLevels>
 __global__ void __launch_bounds__(kSolverThreads)
     walk_part_kernel(const WalkPart part, float max_code) {
-  constexpr int kColumns = kBlockColumns / kLanes;
-  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int lane = static_cast<int>(threadIdx.x) % kRowLanes;
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const bool active = thread / kLanes < part.rows;
-  const int64_t row = active ? thread / kLanes : 0;
+  const bool active = thread / kRowLanes < part.rows;
+  const int64_t row = active ? thread / kRowLanes : 0;
   float* weight = part.weight + row * part.stride + part.begin;
   float w[kColumns];
 #pragma unroll
   for (int m = 0; m < kColumns; ++m) {
-    const int k = m * kLanes + lane;
+    const int k = m * kRowLanes + lane;
     w[m] = active && k < part.width ? weight[k] : 0.0f;
   }
   RowGrid<kLevels> grid;
@@ -28,8 +29,8 @@ __global__ void __launch_bounds__(kSolverThreads)
   const int64_t diagonal = part.begin * part.stride + part.begin;
 #pragma unroll
   for (int i = 0; i < kColumns; ++i) {
-    if (i * kLanes >= part.n_columns) break;
-    const int own = i * kLanes + lane;
+    if (i * kRowLanes >= part.n_columns) break;
+    const int own = i * kRowLanes + lane;
     const bool has_column = own < part.n_columns;
     const float c = has_column ? part.column_scale[part.begin + own] : 1.0f;
     float q = 0.0f;
@@ -40,14 +41,14 @@ __global__ void __launch_bounds__(kSolverThreads)
     } else {
       const float inverse =
           has_column ? 1.0f / part.factor[diagonal + own * part.stride + own] : 0.0f;
-      const int n_steps = min(kLanes, part.n_columns - i * kLanes);
+      const int n_steps = min(kRowLanes, part.n_columns - i * kRowLanes);
       for (int step = 0; step < n_steps; ++step) {
-        const int column = i * kLanes + step;
+        const int column = i * kRowLanes + step;
         const float* u_row = part.factor + diagonal + column * part.stride;
         float u[kColumns];
 #pragma unroll
         for (int m = i; m < kColumns; ++m) {
-          const int k = m * kLanes + lane;
+          const int k = m * kRowLanes + lane;
           u[m] = k > column && k < part.width ? u_row[k] : 0.0f;
         }
         float level;
@@ -59,16 +60,16 @@ __global__ void __launch_bounds__(kSolverThreads)
           code = level_code;
           error = e;
         }
-        const float e_now = __shfl_sync(kAllLanes, e, step, kLanes);
+        const float e_now = __shfl_sync(kAllLanes, e, step, kRowLanes);
         if (part.asymmetry == nullptr) {
 #pragma unroll
           for (int m = i; m < kColumns; ++m) w[m] -= e_now * u[m];
         } else {
-          const float w_now = __shfl_sync(kAllLanes, w[i], step, kLanes);
+          const float w_now = __shfl_sync(kAllLanes, w[i], step, kRowLanes);
           const float* p_row = part.asymmetry + diagonal + column * part.stride;
 #pragma unroll
           for (int m = i; m < kColumns; ++m) {
-            const int k = m * kLanes + lane;
+            const int k = m * kRowLanes + lane;
             const float p = k > column && k < part.width ? p_row[k] : 0.0f;
             w[m] = w[m] - e_now * u[m] + w_now * p;
           }
@@ -85,32 +86,31 @@ __global__ void __launch_bounds__(kSolverThreads)
   if (!active) return;
 #pragma unroll
   for (int m = 0; m < kColumns; ++m) {
-    const int k = m * kLanes + lane;
+    const int k = m * kRowLanes + lane;
     if (k >= part.n_columns && k < part.width) weight[k] = w[m];
   }
 }
 
 /// The same arrangement with the gradient in the registers.
-template <int kLevels, int kLanes>
+template <int kLevels>
 __global__ void __launch_bounds__(kSolverThreads)
     descend_part_kernel(const DescentPart part, float max_code) {
-  constexpr int kColumns = kBlockColumns / kLanes;
-  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int lane = static_cast<int>(threadIdx.x) % kRowLanes;
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const bool active = thread / kLanes < part.rows;
-  const int64_t row = active ? thread / kLanes : 0;
+  const bool active = thread / kRowLanes < part.rows;
+  const int64_t row = active ? thread / kRowLanes : 0;
   const int64_t place = row * part.stride + part.begin;
   float g[kColumns];
 #pragma unroll
   for (int m = 0; m < kColumns; ++m) {
-    const int k = m * kLanes + lane;
+    const int k = m * kRowLanes + lane;
     g[m] = active && k < part.n_columns ? part.gradient[place + k] : 0.0f;
   }
   const int64_t diagonal = part.begin * part.stride + part.begin;
 #pragma unroll
   for (int i = 0; i < kColumns; ++i) {
-    if (i * kLanes >= part.n_columns) break;
-    const int own = i * kLanes + lane;
+    if (i * kRowLanes >= part.n_columns) break;
+    const int own = i * kRowLanes + lane;
     const bool has_column = own < part.n_columns;
     // A lane without a column repeats the last one's grid and has no turn.
     const int64_t column_of_grid = part.begin + (has_column ? own : part.n_columns - 1);
@@ -122,14 +122,14 @@ __global__ void __launch_bounds__(kSolverThreads)
     const float old = active && has_column ? part.weight[place + own] : 0.0f;
     float q = old;
     int code = active && has_column ? part.codes[place + own] : 0;
-    const int n_steps = min(kLanes, part.n_columns - i * kLanes);
+    const int n_steps = min(kRowLanes, part.n_columns - i * kRowLanes);
     for (int step = 0; step < n_steps; ++step) {
-      const int column = i * kLanes + step;
+      const int column = i * kRowLanes + step;
       const float* h_row = part.hessian + diagonal + column * part.stride;
       float h[kColumns];
 #pragma unroll
       for (int m = i; m < kColumns; ++m) {
-        const int k = m * kLanes + lane;
+        const int k = m * kRowLanes + lane;
         h[m] = k > column && k < part.n_columns ? h_row[k] : 0.0f;
       }
       const float minimum = old - g[i] * inverse;
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kSolverThreads)
         q = level;
         code = level_code;
       }
-      const float change_now = __shfl_sync(kAllLanes, change, step, kLanes);
+      const float change_now = __shfl_sync(kAllLanes, change, step, kRowLanes);
 #pragma unroll
       for (int m = i; m < kColumns; ++m) g[m] += change_now * h[m];
     }
@@ -179,53 +179,39 @@ __global__ void __launch_bounds__(kSolverThreads)
   if (thread == 0) partial[blockIdx.x] = sums[0];
 }
 
-template <int kLevels>
-cudaError_t walk_with(const WalkPart& part, float max_code, cudaStream_t stream) {
-  if (part.rows >= kManyRows) {
-    return launch(walk_part_kernel<kLevels, 8>, row_blocks(part.rows, 8), kSolverThreads, stream,
-                  part, max_code);
-  }
-  return launch(walk_part_kernel<kLevels, 32>, row_blocks(part.rows, 32), kSolverThreads, stream,
-                part, max_code);
-}
-
-template <int kLevels>
-cudaError_t descend_with(const DescentPart& part, float max_code, cudaStream_t stream) {
-  if (part.rows >= kManyRows) {
-    return launch(descend_part_kernel<kLevels, 8>, row_blocks(part.rows, 8), kSolverThreads, stream,
-                  part, max_code);
-  }
-  return launch(descend_part_kernel<kLevels, 32>, row_blocks(part.rows, 32), kSolverThreads, stream,
-                part, max_code);
-}
-
 }  // namespace
 
 cudaError_t walk_part(const WalkPart& part, const GridLevels& levels, cudaStream_t stream) {
+  const int64_t n_blocks = row_blocks(part.rows);
   switch (levels.n_levels) {
     case 0:
-      return walk_with<0>(part, levels.max_code, stream);
+      return launch(walk_part_kernel<0>, n_blocks, kSolverThreads, stream, part, levels.max_code);
     case 2:
-      return walk_with<2>(part, levels.max_code, stream);
+      return launch(walk_part_kernel<2>, n_blocks, kSolverThreads, stream, part, levels.max_code);
     case 4:
-      return walk_with<4>(part, levels.max_code, stream);
+      return launch(walk_part_kernel<4>, n_blocks, kSolverThreads, stream, part, levels.max_code);
     case 8:
-      return walk_with<8>(part, levels.max_code, stream);
+      return launch(walk_part_kernel<8>, n_blocks, kSolverThreads, stream, part, levels.max_code);
     default:
       return cudaErrorInvalidValue;
   }
 }
 
 cudaError_t descend_part(const DescentPart& part, const GridLevels& levels, cudaStream_t stream) {
+  const int64_t n_blocks = row_blocks(part.rows);
   switch (levels.n_levels) {
     case 0:
-      return descend_with<0>(part, levels.max_code, stream);
+      return launch(descend_part_kernel<0>, n_blocks, kSolverThreads, stream, part,
+                    levels.max_code);
     case 2:
-      return descend_with<2>(part, levels.max_code, stream);
+      return launch(descend_part_kernel<2>, n_blocks, kSolverThreads, stream, part,
+                    levels.max_code);
     case 4:
-      return descend_with<4>(part, levels.max_code, stream);
+      return launch(descend_part_kernel<4>, n_blocks, kSolverThreads, stream, part,
+                    levels.max_code);
     case 8:
-      return descend_with<8>(part, levels.max_code, stream);
+      return launch(descend_part_kernel<8>, n_blocks, kSolverThreads, stream, part,
+                    levels.max_code);
     default:
       return cudaErrorInvalidValue;
   }
