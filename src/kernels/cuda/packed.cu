@@ -93,7 +93,8 @@ struct LaneColumns {
 };
 
 __device__ inline LaneColumns lane_columns(const PackedWeights& w, int64_t step, int lane) {
-  const int64_t group = min(step / w.group_steps, w.n_groups - 1);
+  // Steps of a tile are fewer than 2^32 (cols < 2^31), and 64-bit division is slow.
+  const int64_t group = static_cast<unsigned>(step) / static_cast<unsigned>(w.group_steps);
   const int64_t begin = group * w.group_size + (step - group * w.group_steps) * kStepColumns +
                         lane / 16 * kLaneColumns;
   const int64_t end = min((group + 1) * w.group_size, w.cols);
