@@ -258,7 +258,7 @@ __device__ void store(const RefitBatch& batch, const Workspace& w, int64_t row) 
   }
 }
 
-__global__ void __launch_bounds__(kSolverThreads) solve_refit_kernel(const RefitBatch batch) {
+__global__ void __launch_bounds__(kSolverThreads, 2) solve_refit_kernel(const RefitBatch batch) {
   __shared__ __align__(16) double staged[kPanel][kPanel];
   __shared__ double triangle[kPanel][kPanel];
   __shared__ double sums[kSolverThreads];
