@@ -12,6 +12,8 @@ namespace {
 // of rounding them, so the error of a sum of squares grows with the length of the chain: about
 // 2^-24 for each 16 tokens, 1.5e-5 in all at most; longer chains would save little traffic.
 constexpr int64_t kTokenSlice = 4096;
+/// A few hundred tiles of 128 x 256 sums, which is how products are cut.
+constexpr int64_t kPanelElements = 1 << 24;
 /// Of the expanded rows of a packed matrix: enough for a full-speed product, small beside a model.
 constexpr int64_t kPanelBytes = 64 << 20;
 
@@ -152,9 +154,11 @@ void packed_linear_cuda(CudaContext& context, const Tensor& x, const PackedTenso
 
 void accumulate_gram_cuda(CudaContext& context, const Tensor& x, float scale, const Tensor& sum) {
   check_sum(x, x, sum);
-  // Panels of columns, each from its diagonal down: an eighth more than half of the work.
+  // Panels of columns, each from its diagonal down: with eight, a little more than half of the
+  // work. A panel of less than kPanelElements would leave multiprocessors idle and save no time.
   const int64_t n = x.cols();
-  const int64_t width = std::max<int64_t>(256, (n / 8 + 127) / 128 * 128);
+  const int64_t wanted = std::max<int64_t>({n / 8, kPanelElements / std::max<int64_t>(1, n), 1});
+  const int64_t width = (wanted + 255) / 256 * 256;
   for (int64_t column = 0; column < n; column += width) {
     accumulate_panel(context, x, x, column, column, std::min(width, n - column), scale, sum);
   }
