@@ -65,9 +65,9 @@ agree() {
   fi
 }
 
+"$build/d2quant" info | grep '^cuda'
 step 'a gpu is found' 60 sh -c "'$build/d2quant' info --json | tr -d ' \n' |
   grep -q '\"cuda\":{\"available\":true'" || exit 1
-"$build/d2quant" info | grep '^cuda'
 step 'kernels against the cpu' 150 "$build/d2q_kernels_test" --gtest_filter='Cuda*'
 sanitize memcheck 90 'CudaForward.*:CudaAttention.shares*:CudaAttention.masks*:CudaLinear.packed_codes*:CudaLinear.dense*:CudaSolver.*'
 sanitize racecheck 60 'CudaForward.norms*:CudaForward.mirror*:CudaForward.cross*:CudaAttention.shares*:CudaLinear.packed_codes*:CudaSolver.Walks*'
