@@ -20,7 +20,7 @@ measure() { # NAME MODEL
   for text in wiki c4; do
     [ "$text" = wiki ] && file=$wiki || file=$c4
     [ -s "$out/$1.$text.json" ] && continue
-    "$program" --threads "$threads" eval ppl "$2" --text "$file" --precision "$precision" --json >"$out/$1.$text.json.part"
+    "$program" --device "${DEVICE:-cpu}" --threads "$threads" eval ppl "$2" --text "$file" --precision "$precision" --json >"$out/$1.$text.json.part"
     mv "$out/$1.$text.json.part" "$out/$1.$text.json"
   done
 }
@@ -39,7 +39,7 @@ for job in "$@"; do
   if [ "$row" != fp ]; then
     if [ ! -s "$out/$name.json" ]; then
       # shellcheck disable=SC2086
-      "$program" --threads "$threads" quantize "$model" -o "$out/$name" --overwrite --preset paper --group 64 --samples 64 --seq 2048 \
+      "$program" --device "${DEVICE:-cpu}" --threads "$threads" quantize "$model" -o "$out/$name" --overwrite --preset paper --group 64 --samples 64 --seq 2048 \
         --calib "$calibration" --seed "$seed" --precision "$precision" $flags --json "$out/$name.json"
     fi
     measure "$name" "$out/$name"

@@ -43,7 +43,7 @@ struct ColumnWalk {
   Tensor column_scale;  // out: [1, in], c (1 where none is fitted); geometric mean 1 in each group
 };
 
-/// In and out of SolverOps::refit_scales and refine_codes (METHOD.md §8.3, §8.4), which lower
+/// In and out of the SolverOps that lower, with METHOD.md §8.3 and §8.4,
 /// J = Σ_rows (ŵ − w*) H (ŵ − w*)ᵀ. All tensors f32 unless said; columns in walking order.
 struct Refinement {
   Tensor target;          // [out, in] W*
@@ -51,7 +51,7 @@ struct Refinement {
   Tensor target_product;  // [out, in] W*·H
   Grid grid;
   std::span<const ColumnGroup> groups;
-  Tensor column_scale;  // [1, in] c
+  Tensor column_scale;  // [1, in] c, in and out
   Tensor codes;         // [out, in] u8, in and out
   Tensor params;        // [out, n_groups * n_params], in and out
   Tensor weight;        // [out, in] ŵ, in and out
@@ -67,7 +67,11 @@ class SolverOps {
   virtual void refit_scales(const Refinement& refinement) = 0;
   /// §8.4: one sweep of coordinate descent over the codes. 4·out·in² flops by GEMM.
   virtual void refine_codes(const Refinement& refinement) = 0;
-  /// J of the weights as they stand, summed over rows.
+  /// Column scale c by least squares with codes and row scales fixed (sign planes): all rows share
+  /// it. Kept only if J falls. 2·out·in² flops by GEMM and some dozen products with an [in, in]
+  /// matrix. c's geometric mean may leave 1.
+  virtual void refit_column_scale(const Refinement& refinement) = 0;
+  /// J of the weights as they stand, summed over rows. 2·out·in² flops by GEMM.
   virtual double objective(const Refinement& refinement) = 0;
 };
 

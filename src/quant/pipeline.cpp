@@ -143,13 +143,16 @@ json describe(const QuantizedBlock& block) {
     json entry{{"name", linear.name}};
     if (linear.solution) {
       const LinearSolution& s = *linear.solution;
+      json stages = json::array();
+      for (const StageObjective& stage : s.stages)
+        stages.push_back({{"stage", stage.stage}, {"objective", stage.objective}});
       entry.update({{"bits", s.layout.bits},
                     {"group_size", s.layout.group_size},
                     {"grid", s.layout.kind == PackedKind::kUniform ? "uniform" : "planes"},
                     {"objective_before", s.objective_before},
                     {"objective_after", s.objective_after},
                     {"relative_error", s.relative_error},
-                    {"refinement_objectives", s.refinement_objectives},
+                    {"stages", stages},
                     {"damping", s.damping},
                     {"rounded_only", s.rounded_only},
                     {"weights", s.layout.rows * s.layout.cols},

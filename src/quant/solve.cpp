@@ -139,13 +139,22 @@ void InputSetSolver::refine(const ColumnWalk& walk, const Tensor& target, const 
   refinement.params = walk.params;
   refinement.weight = walk.weight;
   SolverOps& solver = device_.solver();
-  solution.refinement_objectives.push_back(solver.objective(refinement));
+  const auto record = [&](const char* stage) {
+    solution.stages.push_back({stage, solver.objective(refinement)});
+  };
+  record("walk");
   solver.refit_scales(refinement);
+  record("scales");
   for (int round = 0; round < options_.refine_rounds; ++round) {
     solver.refine_codes(refinement);
+    record("codes");
+    if (walk.grid.column_scale && options_.refit_column_scale) {
+      solver.refit_column_scale(refinement);
+      record("column scale");
+    }
     solver.refit_scales(refinement);
+    record("scales");
   }
-  solution.refinement_objectives.push_back(solver.objective(refinement));
 }
 
 LinearSolution InputSetSolver::walk(const Matrix<float>& weight, const Grid& grid,
@@ -225,7 +234,7 @@ void InputSetSolver::measure(const Matrix<float>& weight, const LinearSolution& 
     if (symmetric != nullptr) *symmetric = quadratic / scale;
     return (quadratic - 2.0 * linear) / scale;
   };
-  for (double& value : solution.refinement_objectives) value /= scale;
+  for (StageObjective& stage : solution.stages) stage.objective /= scale;
   solution.objective_before = objective(rounded, nullptr);
   solution.objective_after = objective(solution, &solution.relative_error);
 }
@@ -235,16 +244,13 @@ LinearSolution InputSetSolver::solve(const Matrix<float>& weight, const Grid& gr
   D2Q_CHECK(weight.cols() == n_inputs_, "{} columns for {} inputs", weight.cols(), n_inputs_);
   const int64_t size = std::min(group_size, n_inputs_);
   const Factorised& parts = factorised(size);
-  LinearSolution rounded = walk(weight, grid, size, parts, true);
-  if (gram_.empty()) return rounded;
-  if (parts.factor.empty()) {
-    rounded.rounded_only = true;
-    rounded.damping = parts.damping;
-    measure(weight, rounded, rounded);
-    return rounded;
-  }
-  LinearSolution solution = walk(weight, grid, size, parts, false);
+  if (gram_.empty()) return walk(weight, grid, size, parts, true);
+  const Grid plain{GridKind::kUniform, grid.bits, false};
+  const LinearSolution rounded = walk(weight, plain, size, parts, true);
+  const bool can_solve = !parts.factor.empty();
+  LinearSolution solution = walk(weight, grid, size, parts, !can_solve);
   solution.damping = parts.damping;
+  solution.rounded_only = !can_solve;
   measure(weight, rounded, solution);
   return solution;
 }

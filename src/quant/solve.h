@@ -15,6 +15,13 @@
 
 namespace d2q {
 
+/// J of METHOD.md §8 relative to tr(W H Wᵀ) after a stage: "walk", "scales", "codes", "column
+/// scale".
+struct StageObjective {
+  std::string stage;
+  double objective = 0.0;
+};
+
 /// What a solved linear is made of. ŵ[i, j] = column_scale[j] · level(codes[i, j]; params of i's
 /// group).
 struct LinearSolution {
@@ -23,15 +30,14 @@ struct LinearSolution {
   std::vector<float> params;        // [out, n_groups * n_params] row-major, exact in fp16
   std::vector<float> column_scale;  // [in]; all 1 unless a column scale was fitted
   bool has_column_scale = false;
-  // ‖ŴX − WX̃‖² relative to ‖WX‖², up to the same constant before (plain rounding on the same grid)
-  // and after; 0 without statistics.
+  // ‖ŴX − WX̃‖² relative to ‖WX‖², up to the same constant before (round to nearest on a
+  // uniform grid of the same bits and groups) and after; 0 without statistics.
   double objective_before = 0.0;
   double objective_after = 0.0;
-  double relative_error = 0.0;  // ‖(Ŵ − W)X‖² / ‖WX‖²
-  double damping = 0.0;         // share of the mean diagonal that the factorisation needed
-  // J of METHOD.md §8 relative to tr(W H Wᵀ): after the walk, then after each round of refinement.
-  std::vector<double> refinement_objectives;
-  bool rounded_only = false;  // every rung of the damping ladder failed: plain rounding
+  double relative_error = 0.0;         // ‖(Ŵ − W)X‖² / ‖WX‖²
+  double damping = 0.0;                // share of the mean diagonal that the factorisation needed
+  std::vector<StageObjective> stages;  // of the refinement, in order; empty without it
+  bool rounded_only = false;           // every rung of the damping ladder failed: plain rounding
 };
 
 /// Codes and fp16 scales in file order.
@@ -45,10 +51,11 @@ PackedLinear pack_solution(const LinearSolution& solution);
 
 /// How the linears of an input set are solved.
 struct SolveOptions {
-  double alpha = 0.25;    // weight of the asymmetric term
-  double damping = 0.01;  // first rung of the ladder
-  bool refine = false;    // METHOD.md §8: exact target, scale refit; else §4
-  int refine_rounds = 0;  // rounds of §8.3 and §8.4 before the last refit
+  double alpha = 0.25;             // weight of the asymmetric term
+  double damping = 0.01;           // first rung of the ladder
+  bool refine = false;             // METHOD.md §8: exact target, scale refit; else §4
+  int refine_rounds = 0;           // rounds of §8.3 and §8.4 before the last refit
+  bool refit_column_scale = true;  // with each round, where there is one
 };
 
 /// Solver for one input set. Not thread-safe; works on the pool and the device.

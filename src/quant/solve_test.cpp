@@ -217,12 +217,14 @@ TEST_F(SolveTest, RoundsPlainlyWhenNoDampingHelps) {
   const test::SolverProblem problem = test::solver_problem(8, 16);
   InputSetSolver subject(*device_, pool_, indefinite_gram(30.0f), Matrix<float>(),
                          SolveOptions{0.0, kDamping}, "test");
-  const LinearSolution solution = subject.solve(problem.weight, uniform(2), 8);
+  Grid grid = uniform(2);
+  grid.clip_search = false;  // as the baseline of objective_before
+  const LinearSolution solution = subject.solve(problem.weight, grid, 8);
   EXPECT_TRUE(solution.rounded_only);
   EXPECT_DOUBLE_EQ(solution.damping, 10.0);
   EXPECT_EQ(solution.objective_after, solution.objective_before);
   const LinearSolution rounded =
-      InputSetSolver(*device_, pool_, 16).solve(problem.weight, uniform(2), 8);
+      InputSetSolver(*device_, pool_, 16).solve(problem.weight, grid, 8);
   EXPECT_EQ(solution.codes, rounded.codes);
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/matrix.h"
+#include "kernels/cpu/column_scale_refit.h"
 #include "kernels/cpu/cpu_solver.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/lane_grid.h"
@@ -51,6 +52,9 @@ class CpuSolver final : public SolverOps {
   void refit_scales(const Refinement& refinement) override { refit_scales_cpu(refinement, pool_); }
   void refine_codes(const Refinement& refinement) override {
     refine_codes_cpu(refinement, kernels_, pool_);
+  }
+  void refit_column_scale(const Refinement& refinement) override {
+    refit_column_scale_cpu(refinement, pool_);
   }
   double objective(const Refinement& refinement) override {
     return refinement_objective_cpu(refinement, pool_);

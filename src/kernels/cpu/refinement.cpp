@@ -231,10 +231,7 @@ struct RowTask {
       }
       for (int64_t j = group.begin; j < group.begin + group.size; ++j) {
         codes[j] = static_cast<uint8_t>(codes[j] ^ flips);
-        float level = 0.0f;
-        for (int k = 0; k < n_params; ++k)
-          level += (codes[j] >> k & 1) != 0 ? params[k] : -params[k];
-        weight[j] = c(j) * level;
+        weight[j] = c(j) * sign_plane_level(params, n_params, codes[j]);
       }
     }
   }

@@ -174,6 +174,39 @@ TEST(Refinement, RefitAndDescentNeverRaiseTheObjectiveAndKeepWeightsAndCodesToge
   }
 }
 
+TEST(Refinement, ColumnScaleRefitLowersTheObjectiveToItsLeastSquares) {
+  ThreadPool pool(2);
+  const auto solver = make_cpu_solver(pool, kSolverScalar);
+  for (const Grid& grid : kGrids) {
+    if (!grid.column_scale) continue;
+    const auto problem = random_problem(41, {32, 20, 16}, grid, 7);
+    const Refinement& r = problem->refinement;
+    solver->refit_scales(r);
+    const double before = objective(r);
+    solver->refit_column_scale(r);
+    expect_weights_match_codes(r);
+    const double after = objective(r);
+    EXPECT_LT(after, before);
+    // J is stationary in every c_j: its central difference is far below what c_j weighs.
+    const int64_t rows = r.weight.rows();
+    const int64_t n = r.weight.cols();
+    for (int64_t j = 0; j < n; ++j) {
+      const float kept = r.column_scale.data<float>()[j];
+      double moved[2];
+      for (const int side : {0, 1}) {
+        const float factor = side == 0 ? 0.99f : 1.01f;
+        moved[side] = 0.0;
+        for (int64_t i = 0; i < rows; ++i) {
+          std::vector<double> weights = row_weights(r, i);
+          weights[static_cast<size_t>(j)] *= static_cast<double>(factor);
+          moved[side] += row_objective(r, i, weights);
+        }
+        EXPECT_GE(moved[side], after * (1.0 - 1e-5)) << "column " << j << ", c " << kept;
+      }
+    }
+  }
+}
+
 TEST(Refinement, RefitReachesTheLeastSquaresSolution) {
   ThreadPool pool(1);
   const auto solver = make_cpu_solver(pool, kSolverScalar);

@@ -18,6 +18,13 @@ struct GroupBlock {
   int64_t stride = 0;
 };
 
+/// ±r0 ± r1 (± r2): bit k of `code` set means +r_k. params: [planes].
+inline float sign_plane_level(const float* params, int planes, int code) {
+  float level = 0.0f;
+  for (int k = 0; k < planes; ++k) level += (code >> k & 1) != 0 ? params[k] : -params[k];
+  return level;
+}
+
 /// levels[code][lane] of 16 rows from r[plane][lane]: bit p of the code set = +r[p], clear = −r[p].
 void plane_levels(const float (*r)[kSolverLanes], int planes, float (*levels)[kSolverLanes]);
 

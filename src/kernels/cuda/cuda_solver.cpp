@@ -19,6 +19,9 @@ class CudaSolver final : public SolverOps {
   void refine_codes(const Refinement& refinement) override {
     refine_codes_cuda(*context_, table_, refinement);
   }
+  void refit_column_scale(const Refinement& refinement) override {
+    refit_column_scale_cuda(*context_, table_, refinement);
+  }
   double objective(const Refinement& refinement) override {
     return refinement_objective_cuda(*context_, refinement);
   }

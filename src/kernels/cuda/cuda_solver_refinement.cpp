@@ -4,7 +4,9 @@
 #include <limits>
 
 #include "base/error.h"
+#include "kernels/column_scale_solve.h"
 #include "kernels/cuda/cuda_solver_walk.h"
+#include "kernels/cuda/solver_columns_kernels.h"
 #include "kernels/cuda/solver_refit_kernels.h"
 #include "kernels/cuda/solver_walk_kernels.h"
 
@@ -205,6 +207,70 @@ void refine_codes_cuda(CudaContext& context, CudaGroupTable& table, const Refine
       run_gemm(context, gemm);
     }
   });
+}
+
+void refit_column_scale_cuda(CudaContext& context, CudaGroupTable& table, const Refinement& r) {
+  check_shapes(r);
+  D2Q_CHECK(r.grid.kind == GridKind::kSignPlanes, "column scale on a uniform grid");
+  table.update(context, r);
+  const int64_t n = r.weight.cols();
+  const Tensor levels = context.allocate(r.weight.rows(), n, DType::kF32);
+  const Tensor matrix = context.allocate(n, n, DType::kF32);
+  const Tensor right = context.allocate(1, n, DType::kF64);
+  const Tensor diagonal = context.allocate(1, n, DType::kF64);
+  const Tensor image = context.allocate(1, n, DType::kF64);
+  const Tensor vector = context.allocate(1, n, DType::kF64);
+  cuda::ColumnScaleParts parts;
+  parts.rows = r.weight.rows();
+  parts.columns = n;
+  parts.n_planes = r.grid.bits;
+  parts.codes = r.codes.data<uint8_t>();
+  parts.params = r.params.data<float>();
+  parts.params_stride = r.params.cols();
+  parts.first_param = table.first_param();
+  parts.target_product = r.target_product.data<float>();
+  parts.hessian = r.hessian.data<float>();
+  parts.levels = levels.data<float>();
+  parts.matrix = matrix.data<float>();
+  parts.right = right.data<double>();
+  parts.diagonal = diagonal.data<double>();
+  check_cuda(cuda::prepare_column_scale(parts, context.stream()), "the column scale's levels");
+  CudaGemm gemm;
+  gemm.transpose_a = true;
+  gemm.m = n;
+  gemm.n = n;
+  gemm.k = parts.rows;
+  gemm.a = levels.raw();
+  gemm.lda = n;
+  gemm.b = levels.raw();
+  gemm.ldb = n;
+  gemm.c = matrix.raw();
+  gemm.ldc = n;
+  run_gemm(context, gemm);
+  check_cuda(cuda::weigh_by_hessian(parts, context.stream()), "the column scale's matrix");
+
+  ColumnScaleQuadratic quadratic;
+  quadratic.right.resize(static_cast<size_t>(n));
+  quadratic.diagonal.resize(static_cast<size_t>(n));
+  std::vector<float> old(static_cast<size_t>(n));
+  context.download(right.raw(), quadratic.right.data(), right.n_bytes());
+  context.download(diagonal.raw(), quadratic.diagonal.data(), diagonal.n_bytes());
+  context.download(r.column_scale.raw(), old.data(), r.column_scale.n_bytes());
+  quadratic.times = [&](const std::vector<double>& x) {
+    context.upload(x.data(), vector.raw(), vector.n_bytes());
+    check_cuda(cuda::multiply_vector(parts.matrix, n, vector.data<double>(), image.data<double>(),
+                                     context.stream()),
+               "a product with the column scale's matrix");
+    std::vector<double> result(x.size());
+    context.download(image.raw(), result.data(), image.n_bytes());
+    return result;
+  };
+  const std::vector<float> solution = solve_column_scale(quadratic, old);
+  if (solution.empty()) return;
+  context.upload(solution.data(), r.column_scale.raw(), r.column_scale.n_bytes());
+  check_cuda(cuda::scale_levels(parts, r.column_scale.data<float>(), r.weight.data<float>(),
+                                context.stream()),
+             "the scaled levels");
 }
 
 double refinement_objective_cuda(CudaContext& context, const Refinement& r) {

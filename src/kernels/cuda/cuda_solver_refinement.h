@@ -29,6 +29,8 @@ class CudaGroupTable {
 
 void refit_scales_cuda(CudaContext& context, CudaGroupTable& table, const Refinement& refinement);
 void refine_codes_cuda(CudaContext& context, CudaGroupTable& table, const Refinement& refinement);
+void refit_column_scale_cuda(CudaContext& context, CudaGroupTable& table,
+                             const Refinement& refinement);
 double refinement_objective_cuda(CudaContext& context, const Refinement& refinement);
 
 }  // namespace d2q

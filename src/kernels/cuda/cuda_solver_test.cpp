@@ -167,6 +167,7 @@ class Refiner {
   }
   void refit() { device_.solver().refit_scales(refinement_); }
   void refine() { device_.solver().refine_codes(refinement_); }
+  void refit_columns() { device_.solver().refit_column_scale(refinement_); }
   double objective() { return device_.solver().objective(refinement_); }
   State state() {
     return {to_host<float>(device_, refinement_.weight),
@@ -360,6 +361,10 @@ TEST_F(CudaSolver, RefinesAsTheCpuDoesAndNeverRaisesTheObjective) {
         a.refine();
         b.refine();
         compare("descent");
+        if (!grid.column_scale) continue;
+        a.refit_columns();
+        b.refit_columns();
+        compare("column scale");
       }
       std::cout << label(problem) << ": equal codes" << shares << "\n";
       EXPECT_LT(last, objective_of(problem, start)) << label(problem);
