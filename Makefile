@@ -1,8 +1,9 @@
 # make test: build everything and run every test.   make demo: a real model at 3 and 2 bits.
-# On a bare Debian 12 both install what is missing first (as root or through sudo).
+# make sanitize: every test with address, leak and undefined-behaviour checks.
+# On a bare Debian 12 they install what is missing first (as root or through sudo).
 JOBS ?= $(shell nproc)
 
-.PHONY: release test demo clean
+.PHONY: release test sanitize demo clean
 release:
 	sh tools/install_dependencies.sh build
 	cmake --preset release
@@ -13,6 +14,12 @@ test:
 	cmake --preset dev
 	cmake --build --preset dev --parallel $(JOBS)
 	ctest --test-dir build/dev --output-on-failure --parallel $(JOBS)
+
+sanitize:
+	sh tools/install_dependencies.sh build
+	cmake --preset asan-ubsan
+	cmake --build --preset asan-ubsan --parallel $(JOBS)
+	ctest --preset asan-ubsan --parallel $(JOBS)
 
 demo: release
 	sh tools/install_dependencies.sh build demo

@@ -11,7 +11,7 @@ check_format() {
 check_preset() {
   cmake --preset "$1"
   cmake --build --preset "$1"
-  [ "$1" = tidy ] || ctest --test-dir "build/$1" --output-on-failure -LE install
+  [ "$1" = tidy ] || ctest --preset "$1"
 }
 
 [ $# -gt 0 ] || set -- format gcc clang asan-ubsan tsan tidy

@@ -1,5 +1,6 @@
 # Installs the build into a fresh folder and builds a project against it, as a user would:
-# cmake -DBINARY_DIR=... -DSOURCE_DIR=... -DVERSION=... -P install_test.cmake
+# cmake -DBINARY_DIR=... -DSOURCE_DIR=... -DVERSION=... -DCOMPILER=... -DFLAGS=... -P install_test.cmake
+# FLAGS are the build's own: what is linked against an instrumented library needs them too.
 set(work "${BINARY_DIR}/install_test")
 file(REMOVE_RECURSE "${work}")
 
@@ -13,7 +14,8 @@ endfunction()
 
 run("${CMAKE_COMMAND}" --install "${BINARY_DIR}" --prefix "${work}/prefix")
 run("${CMAKE_COMMAND}" -S "${SOURCE_DIR}/tests/install/consumer" -B "${work}/consumer"
-  "-DCMAKE_PREFIX_PATH=${work}/prefix" "-DCMAKE_CXX_COMPILER=${COMPILER}" -G "${GENERATOR}")
+  "-DCMAKE_PREFIX_PATH=${work}/prefix" "-DCMAKE_CXX_COMPILER=${COMPILER}"
+  "-DCMAKE_CXX_FLAGS=${FLAGS}" -G "${GENERATOR}")
 run("${CMAKE_COMMAND}" --build "${work}/consumer")
 run("${work}/consumer/consumer")
 if(NOT output MATCHES "${VERSION}")
