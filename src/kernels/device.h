@@ -14,6 +14,8 @@
 
 namespace d2q {
 
+class GradientOps;
+
 enum class NormKind { kRms, kLayer };
 enum class Activation { kSilu, kGelu, kGeluTanh, kRelu };
 
@@ -114,6 +116,9 @@ class Device {
 
   // --- solver (METHOD.md §4, §5) --------------------------------------------------------------
   virtual SolverOps& solver() = 0;
+
+  // --- gradients (METHOD.md §9) -----------------------------------------------------------------
+  virtual GradientOps& gradients() = 0;
 };
 
 /// The CPU device. `isa`: "auto", "scalar", "avx2", "avx512"; an ISA that this machine lacks throws

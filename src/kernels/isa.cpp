@@ -94,6 +94,18 @@ const ForwardKernels& forward_kernels(Isa isa) {
   return kForwardScalar;
 }
 
+const GradientKernels& gradient_kernels(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx2:
+      return kGradientAvx2;
+    case Isa::kAvx512:
+      return kGradientAvx512;
+    case Isa::kScalar:
+      break;
+  }
+  return kGradientScalar;
+}
+
 const SolverKernels& solver_kernels(Isa isa) {
   switch (isa) {
     case Isa::kAvx2:

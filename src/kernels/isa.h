@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/forward_kernels.h"
+#include "kernels/gradient_kernels.h"
 #include "kernels/packed_kernels.h"
 #include "kernels/solver_kernels.h"
 
@@ -29,6 +30,8 @@ Isa choose_isa(const std::string& request = "auto");
 
 /// The forward's inner loops of an available ISA.
 const ForwardKernels& forward_kernels(Isa isa);
+/// The backward's inner loops of an available ISA.
+const GradientKernels& gradient_kernels(Isa isa);
 /// The packed kernels of an available ISA.
 const PackedKernels& packed_kernels(Isa isa);
 /// The solver's inner loops of an available ISA.

@@ -1,7 +1,8 @@
-// The forward's inner loops, 8 lanes; needs AVX2, FMA and F16C.
+// The forward's and the backward's inner loops, 8 lanes; needs AVX2, FMA and F16C.
 #include <immintrin.h>
 
 #include "kernels/forward_kernels.h"
+#include "kernels/gradient_kernels.h"
 
 namespace d2q {
 namespace {
@@ -96,6 +97,7 @@ inline Vec scale_by_power(Vec a, Vec n) {
 }
 
 #include "kernels/forward_kernels_inl.h"
+#include "kernels/gradient_kernels_inl.h"
 
 }  // namespace
 
@@ -103,5 +105,8 @@ const ForwardKernels kForwardAvx2 = {"avx2",       f32_to_bf16, bf16_to_f32, f32
                                      rms_norm,     layer_norm,  rotate,      maximum,    exp_sum,
                                      exp_sum_bf16, scale,       silu,        gelu_tanh,  add,
                                      multiply_add, dot_f32,     dot_bf16};
+
+const GradientKernels kGradientAvx2 = {silu_gradient, gelu_tanh_gradient, softmax_gradient,
+                                       softmax_gradient_bf16, norm_gradient};
 
 }  // namespace d2q

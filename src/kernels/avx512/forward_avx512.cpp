@@ -1,7 +1,8 @@
-// The forward's inner loops, 16 lanes.
+// The forward's and the backward's inner loops, 16 lanes.
 #include <immintrin.h>
 
 #include "kernels/forward_kernels.h"
+#include "kernels/gradient_kernels.h"
 
 namespace d2q {
 namespace {
@@ -79,6 +80,7 @@ inline Vec round_nearest(Vec v) {
 inline Vec scale_by_power(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }
 
 #include "kernels/forward_kernels_inl.h"
+#include "kernels/gradient_kernels_inl.h"
 
 }  // namespace
 
@@ -86,5 +88,8 @@ const ForwardKernels kForwardAvx512 = {
     "avx512",   f32_to_bf16, bf16_to_f32, f32_to_f16,   f16_to_f32,   rms_norm,
     layer_norm, rotate,      maximum,     exp_sum,      exp_sum_bf16, scale,
     silu,       gelu_tanh,   add,         multiply_add, dot_f32,      dot_bf16};
+
+const GradientKernels kGradientAvx512 = {silu_gradient, gelu_tanh_gradient, softmax_gradient,
+                                         softmax_gradient_bf16, norm_gradient};
 
 }  // namespace d2q

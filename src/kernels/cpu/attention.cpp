@@ -4,16 +4,11 @@
 #include <limits>
 #include <type_traits>
 
-#include "kernels/cpu/forward_ops.h"
+#include "kernels/cpu/attention_panels.h"
 
 namespace d2q {
 namespace {
 
-// Decoding too runs on f32 panels of the f16 cache: dot products straight on it took 1.5 times as
-// long (2047 keys, 3 heads of 64).
-constexpr int64_t kKeyTile = 256;
-// Panels are padded to whole multiples of this, so that products come in few shapes.
-constexpr int64_t kKeyPadding = 64;
 constexpr int64_t kStackedRows = 192;
 
 /// Everything about one call that its tasks need. T: the type of products, float or BFloat16.
@@ -31,49 +26,6 @@ struct Job {
   int64_t query_tile;  // queries a task, of each head of the group
 };
 
-void to_panel(const ForwardKernels&, const float* x, float* y, int64_t n) {
-  std::copy(x, x + n, y);
-}
-void to_panel(const ForwardKernels& kernels, const float* x, BFloat16* y, int64_t n) {
-  kernels.f32_to_bf16(x, &y->bits, n);
-}
-
-/// Rearranges k or v to one padded panel a sequence and head.
-template <typename T>
-void make_panels(CpuContext& context, const Tensor& source, const AttentionShape& shape,
-                 int64_t n_keys, int64_t padded_keys, T* panels) {
-  const int64_t head_dim = shape.head_dim;
-  const int64_t n_panels = source.rows() / n_keys * shape.n_kv_heads;
-  const int64_t n_blocks = (padded_keys + kKeyTile - 1) / kKeyTile;
-  context.pool.parallel_for(n_panels * n_blocks, [&](int64_t task, int worker) {
-    const int64_t panel = task / n_blocks;
-    const int64_t sequence = panel / shape.n_kv_heads, head = panel % shape.n_kv_heads;
-    const int64_t begin = task % n_blocks * kKeyTile;
-    const int64_t end = std::min(padded_keys, begin + kKeyTile);
-    auto* buffer = context.scratch(worker).first.template reserve<float>(head_dim);
-    for (int64_t key = begin; key < end; ++key) {
-      T* target = panels + (panel * padded_keys + key) * head_dim;
-      if (key >= n_keys) {
-        std::fill(target, target + head_dim, T{});
-        continue;
-      }
-      const float* row = row_as_f32(context.kernels, source, sequence * n_keys + key,
-                                    head * head_dim, (head + 1) * head_dim, buffer);
-      to_panel(context.kernels, row, target, head_dim);
-    }
-  });
-}
-
-void multiply(const CpuContext&, bool trans_b, int64_t m, int64_t n, int64_t k, const float* a,
-              int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
-  gemm_f32(false, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
-}
-void multiply(const CpuContext& context, bool trans_b, int64_t m, int64_t n, int64_t k,
-              const BFloat16* a, int64_t lda, const BFloat16* b, int64_t ldb, float beta, float* c,
-              int64_t ldc) {
-  context.multiply_bf16(false, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
-}
-
 float exponentials(const ForwardKernels& kernels, const float* x, int64_t n, float scale,
                    float shift, float* y) {
   return kernels.exp_sum(x, n, scale, shift, y);
@@ -81,16 +33,6 @@ float exponentials(const ForwardKernels& kernels, const float* x, int64_t n, flo
 float exponentials(const ForwardKernels& kernels, const float* x, int64_t n, float scale,
                    float shift, BFloat16* y) {
   return kernels.exp_sum_bf16(x, n, scale, shift, &y->bits);
-}
-
-/// Keys [first, last) that the query at absolute position `position` sees.
-struct Visible {
-  int64_t first;
-  int64_t last;
-};
-Visible visible_keys(const AttentionShape& shape, int64_t position) {
-  const int64_t last = position + 1;
-  return {shape.window > 0 ? std::max<int64_t>(0, last - shape.window) : 0, last};
 }
 
 /// Running state of the softmax of one row of the stacked tile.
@@ -151,14 +93,14 @@ void attend(const Job<T>& job, int64_t sequence, int64_t kv_head, int64_t first_
   for (int64_t begin = first_key; begin < last_key; begin += kKeyTile) {
     const int64_t wanted = (last_key - begin + kKeyPadding - 1) / kKeyPadding * kKeyPadding;
     const int64_t count = std::min({kKeyTile, wanted, job.padded_keys - begin});
-    multiply(job.context, true, n_rows, count, head_dim, queries, head_dim,
+    multiply(job.context, false, true, n_rows, count, head_dim, queries, head_dim,
              job.keys + panel + begin * head_dim, head_dim, 0.0f, scores, count);
     for (int64_t row = 0; row < n_rows; ++row) {
       softmax_row(job, scores + row * count, begin, count,
                   visible_keys(shape, position + row % n_queries), states[static_cast<size_t>(row)],
                   probabilities + row * count, output + row * head_dim);
     }
-    multiply(job.context, false, n_rows, head_dim, count, probabilities, count,
+    multiply(job.context, false, false, n_rows, head_dim, count, probabilities, count,
              job.values + panel + begin * head_dim, head_dim, 1.0f, output, head_dim);
   }
 

@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "kernels/cpu/cpu_solver.h"
 #include "kernels/cpu/forward_ops.h"
+#include "kernels/cpu/gradients.h"
 #include "kernels/cpu/memory_pool.h"
 #include "kernels/cpu/packed_linear.h"
 #include "kernels/isa.h"
@@ -28,7 +29,8 @@ class CpuDevice final : public Device {
   CpuDevice(ThreadPool& pool, Isa isa)
       : context_(pool, forward_kernels(isa), isa == Isa::kAvx512 && cpu_has_bf16_products()),
         packed_(packed_kernels(isa)),
-        solver_(make_cpu_solver(pool, solver_kernels(isa))) {}
+        solver_(make_cpu_solver(pool, solver_kernels(isa))),
+        gradients_(make_cpu_gradients(context_, gradient_kernels(isa))) {}
 
   std::string name() const override {
     return fmt::format("cpu ({}, {} thread{})", context_.kernels.name, context_.pool.n_threads(),
@@ -115,12 +117,14 @@ class CpuDevice final : public Device {
   }
 
   SolverOps& solver() override { return *solver_; }
+  GradientOps& gradients() override { return *gradients_; }
 
  private:
   CpuContext context_;
   std::shared_ptr<MemoryPool> memory_ = std::make_shared<MemoryPool>(kPoolBytes);
   const PackedKernels& packed_;
   std::unique_ptr<SolverOps> solver_;
+  std::unique_ptr<GradientOps> gradients_;
 };
 
 }  // namespace

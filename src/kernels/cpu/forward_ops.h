@@ -39,4 +39,7 @@ int64_t first_non_finite_row_cpu(CpuContext& context, const Tensor& x);
 const float* row_as_f32(const ForwardKernels& kernels, const Tensor& x, int64_t row, int64_t begin,
                         int64_t end, float* buffer);
 
+/// x with every value rounded to bf16, as bf16: x itself, or in context.input until its next use.
+const BFloat16* rounded_to_bf16(CpuContext& context, const Tensor& x);
+
 }  // namespace d2q

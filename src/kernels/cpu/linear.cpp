@@ -20,17 +20,6 @@ void add_bias(const ForwardKernels& kernels, const Tensor& bias, const Tensor& y
   }
 }
 
-/// x with every value rounded to bf16, as bf16, in context.input.
-const BFloat16* rounded_input(CpuContext& context, const Tensor& x) {
-  if (x.dtype() == DType::kBF16) return x.data<BFloat16>();
-  auto* rounded = context.input.reserve<BFloat16>(x.size());
-  const float* source = x.data<float>();
-  context.for_blocks(x.size(), 1 << 15, [&](int64_t begin, int64_t end, int) {
-    context.kernels.f32_to_bf16(source + begin, &rounded[begin].bits, end - begin);
-  });
-  return rounded;
-}
-
 void linear_by_dots(CpuContext& context, const Tensor& x, const Tensor& w, const Tensor& bias,
                     const Tensor& y) {
   const ForwardKernels& kernels = context.kernels;
@@ -63,6 +52,16 @@ void linear_by_dots(CpuContext& context, const Tensor& x, const Tensor& w, const
 
 }  // namespace
 
+const BFloat16* rounded_to_bf16(CpuContext& context, const Tensor& x) {
+  if (x.dtype() == DType::kBF16) return x.data<BFloat16>();
+  auto* rounded = context.input.reserve<BFloat16>(x.size());
+  const float* source = x.data<float>();
+  context.for_blocks(x.size(), 1 << 15, [&](int64_t begin, int64_t end, int) {
+    context.kernels.f32_to_bf16(source + begin, &rounded[begin].bits, end - begin);
+  });
+  return rounded;
+}
+
 void linear_cpu(CpuContext& context, const Tensor& x, const Tensor& w, const Tensor& bias,
                 const Tensor& y) {
   const int64_t tokens = x.rows(), in = w.cols(), out = w.rows();
@@ -75,7 +74,7 @@ void linear_cpu(CpuContext& context, const Tensor& x, const Tensor& w, const Ten
   if (y.empty()) return;
   if (tokens <= kMaxDotTokens) return linear_by_dots(context, x, w, bias, y);
 
-  const BFloat16* narrow = f32 ? nullptr : rounded_input(context, x);
+  const BFloat16* narrow = f32 ? nullptr : rounded_to_bf16(context, x);
   const int64_t tile_tokens = even_block(tokens, kTileTokens);
   const int64_t tile_outputs = even_block(out, kTileOutputs);
   const int64_t row_tiles = (tokens + tile_tokens - 1) / tile_tokens;

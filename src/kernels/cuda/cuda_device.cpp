@@ -96,6 +96,9 @@ class CudaDevice final : public Device {
   }
 
   SolverOps& solver() override { return *solver_; }
+  GradientOps& gradients() override {
+    fail(ErrorCode::kUnsupported, "{}: block tuning runs on the CPU device only", name());
+  }
 
  private:
   std::shared_ptr<CudaContext> context_;
