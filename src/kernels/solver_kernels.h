@@ -73,6 +73,8 @@ struct SolverKernels {
 
   void (*walk)(const WalkLanes& lanes) noexcept;
   void (*descend)(const DescentLanes& lanes) noexcept;
+  // Σ a_i b_i, sixteen partial sums added up pairwise.
+  float (*dot)(const float* a, const float* b, int64_t n) noexcept;
 };
 
 extern const SolverKernels kSolverScalar;

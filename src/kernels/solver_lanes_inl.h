@@ -218,4 +218,15 @@ void descend(const DescentLanes& lanes) noexcept {
   }
 }
 
+float dot(const float* a, const float* b, int64_t n) noexcept {
+  Lanes sums = {};
+  int64_t i = 0;
+  for (; i + kSolverLanes <= n; i += kSolverLanes) sums += load_lanes(a + i) * load_lanes(b + i);
+  for (int lane = 0; i < n; ++i, ++lane) sums[lane] += a[i] * b[i];
+  for (int half = kSolverLanes / 2; half > 0; half /= 2) {
+    for (int lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
+  }
+  return sums[0];
+}
+
 #undef D2Q_LANES_INLINE

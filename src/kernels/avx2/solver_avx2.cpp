@@ -11,7 +11,8 @@ namespace {
 }  // namespace
 
 extern const SolverKernels kSolverAvx2;
-const SolverKernels kSolverAvx2 = {
-    "avx2", clip_errors, plane_sums, flip_codes, plane_column_sums, assign_codes, walk, descend};
+const SolverKernels kSolverAvx2 = {"avx2",     clip_errors,       plane_sums,
+                                   flip_codes, plane_column_sums, assign_codes,
+                                   walk,       descend,           dot};
 
 }  // namespace d2q

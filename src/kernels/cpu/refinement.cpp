@@ -60,13 +60,15 @@ bool solve_positive_definite(std::vector<double>& a, std::vector<double>& b) {
 /// groups in walking order.
 struct RowTask {
   const Refinement& r;
+  const SolverKernels& kernels;
   int64_t begin;  // first row
   int64_t rows;
   int n_params;
   size_t unknowns;
 
-  RowTask(const Refinement& refinement, int64_t task)
+  RowTask(const Refinement& refinement, const SolverKernels& solver_kernels, int64_t task)
       : r(refinement),
+        kernels(solver_kernels),
         begin(task * kRowsPerTask),
         rows(std::min(kRowsPerTask, refinement.weight.rows() - begin)),
         n_params(refinement.grid.n_params()),
@@ -77,60 +79,54 @@ struct RowTask {
   }
   float c(int64_t column) const { return r.column_scale.data<float>()[column]; }
 
-  /// Basis values of every column, [K][rows, in]. Codes are read once here, not per product.
-  std::vector<Matrix<float>> bases() const {
-    std::vector<Matrix<float>> result;
+  /// Basis values of every column, [K * rows, in]: those of unknown kind k from row k * rows on, so
+  /// that one product serves all kinds.
+  Matrix<float> bases() const {
     const int64_t n = r.weight.cols();
+    Matrix<float> values(n_params * rows, n);
     for (int k = 0; k < n_params; ++k) {
-      Matrix<float> values(rows, n);
       for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t j = 0; j < n; ++j) values(i, j) = basis(r.grid, k, code(i, j), c(j));
+        float* row = values.row(k * rows + i);
+        for (int64_t j = 0; j < n; ++j) row[j] = basis(r.grid, k, code(i, j), c(j));
       }
-      result.push_back(std::move(values));
     }
-    return result;
+    return values;
   }
 
   void solve() const {
     const int64_t n = r.weight.cols();
-    const std::vector<Matrix<float>> planes = bases();
+    const Matrix<float> values = bases();
     std::vector<std::vector<double>> normal(static_cast<size_t>(rows),
                                             std::vector<double>(unknowns * unknowns, 0.0));
     std::vector<std::vector<double>> right(static_cast<size_t>(rows),
                                            std::vector<double>(unknowns, 0.0));
-    const auto dot = [](const float* a, const float* b, int64_t count) {
-      // Four partial sums: enough for the compiler to use vectors, in one fixed order.
-      float sums[4] = {};
-      int64_t j = 0;
-      for (; j + 4 <= count; j += 4) {
-        for (int lane = 0; lane < 4; ++lane) sums[lane] += a[j + lane] * b[j + lane];
-      }
-      for (; j < count; ++j) sums[0] += a[j] * b[j];
-      return static_cast<double>(sums[0] + sums[1]) + static_cast<double>(sums[2] + sums[3]);
+    const auto dot = [&](const float* a, const float* b, int64_t count) {
+      return static_cast<double>(kernels.dot(a, b, count));
     };
-    Matrix<float> product(rows, n);
+    Matrix<float> product(n_params * rows, n);
     for (size_t b = 0; b < r.groups.size(); ++b) {
       const ColumnGroup& group_b = r.groups[b];
       const int64_t width =
           group_b.begin + group_b.size;  // columns of this and earlier groups: symmetry
+      gemm_f32(false, false, n_params * rows, width, group_b.size, values.data() + group_b.begin, n,
+               r.hessian.data<float>() + group_b.begin * n, n, 0.0f, product.data(), n);
       for (int l = 0; l < n_params; ++l) {
-        gemm_f32(false, false, rows, width, group_b.size,
-                 planes[static_cast<size_t>(l)].data() + group_b.begin, n,
-                 r.hessian.data<float>() + group_b.begin * n, n, 0.0f, product.data(), n);
         const size_t column = b * static_cast<size_t>(n_params) + static_cast<size_t>(l);
         for (int64_t i = 0; i < rows; ++i) {
+          const float* image = product.row(l * rows + i);
+          std::vector<double>& matrix = normal[static_cast<size_t>(i)];
           for (size_t a = 0; a <= b; ++a) {
             const ColumnGroup& group_a = r.groups[a];
             for (int k = 0; k < n_params; ++k) {
               const size_t row = a * static_cast<size_t>(n_params) + static_cast<size_t>(k);
-              const double value = dot(planes[static_cast<size_t>(k)].row(i) + group_a.begin,
-                                       product.row(i) + group_a.begin, group_a.size);
-              normal[static_cast<size_t>(i)][column * unknowns + row] = value;
-              normal[static_cast<size_t>(i)][row * unknowns + column] = value;
+              const double value = dot(values.row(k * rows + i) + group_a.begin,
+                                       image + group_a.begin, group_a.size);
+              matrix[column * unknowns + row] = value;
+              matrix[row * unknowns + column] = value;
             }
           }
           right[static_cast<size_t>(i)][column] =
-              dot(planes[static_cast<size_t>(l)].row(i) + group_b.begin,
+              dot(values.row(l * rows + i) + group_b.begin,
                   r.target_product.data<float>() + (begin + i) * n + group_b.begin, group_b.size);
         }
       }
@@ -250,9 +246,10 @@ Matrix<float> gradient_of(const Refinement& r, int64_t begin, int64_t rows) {
 
 }  // namespace
 
-void refit_scales_cpu(const Refinement& refinement, ThreadPool& pool) {
+void refit_scales_cpu(const Refinement& refinement, const SolverKernels& kernels,
+                      ThreadPool& pool) {
   pool.parallel_for(n_row_tasks(refinement),
-                    [&](int64_t task, int) { RowTask(refinement, task).solve(); });
+                    [&](int64_t task, int) { RowTask(refinement, kernels, task).solve(); });
 }
 
 void refine_codes_cpu(const Refinement& r, const SolverKernels& kernels, ThreadPool& pool) {

@@ -8,7 +8,7 @@
 
 namespace d2q {
 
-void refit_scales_cpu(const Refinement& refinement, ThreadPool& pool);
+void refit_scales_cpu(const Refinement& refinement, const SolverKernels& kernels, ThreadPool& pool);
 void refine_codes_cpu(const Refinement& refinement, const SolverKernels& kernels, ThreadPool& pool);
 double refinement_objective_cpu(const Refinement& refinement, ThreadPool& pool);
 
