@@ -13,6 +13,7 @@ namespace d2q {
 /// [T, n_kv_heads*head_dim].
 struct AttentionProjections {
   Tensor q, k, v;
+  Tensor plain_q, plain_k;  // before the per-head norms; empty in families without them
 };
 
 /// From h [T, hidden]; row t stands at positions[t].

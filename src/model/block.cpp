@@ -21,10 +21,12 @@ void for_slices(int64_t rows, int64_t unit, Body&& body) {
   for (int64_t begin = 0; begin < rows; begin += slice) body(begin, std::min(slice, rows - begin));
 }
 
-/// The same norm on each head of x [T, n_heads*head_dim], in place.
-void norm_heads(Device& device, const NormParams& params, const Tensor& x, int64_t head_dim) {
-  const Tensor heads = x.reshape(x.size() / head_dim, head_dim);
-  device.norm(heads, params, heads);
+/// The same norm on each head of x [T, n_heads*head_dim]; returns its result.
+Tensor norm_heads(Device& device, const NormParams& params, const Tensor& x, int64_t head_dim) {
+  const int64_t rows = x.size() / head_dim;
+  const Tensor y = device.allocate(x.rows(), x.cols(), DType::kF32);
+  device.norm(x.reshape(rows, head_dim), params, y.reshape(rows, head_dim));
+  return y;
 }
 
 }  // namespace
@@ -43,14 +45,20 @@ AttentionProjections project_attention(Device& device, const ModelConfig& config
                                        DType products) {
   const int64_t q_width = config.n_heads * config.head_dim;
   const int64_t kv_width = config.n_kv_heads * config.head_dim;
-  const AttentionProjections result{device.allocate(h.rows(), q_width, DType::kF32),
-                                    device.allocate(h.rows(), kv_width, DType::kF32),
-                                    device.allocate(h.rows(), kv_width, DType::kF32)};
+  AttentionProjections result;
+  result.q = device.allocate(h.rows(), q_width, DType::kF32);
+  result.k = device.allocate(h.rows(), kv_width, DType::kF32);
+  result.v = device.allocate(h.rows(), kv_width, DType::kF32);
   apply(device, w.q, h, result.q, products);
   apply(device, w.k, h, result.k, products);
   apply(device, w.v, h, result.v, products);
-  if (w.q_norm) norm_heads(device, *w.q_norm, result.q, config.head_dim);
-  if (w.k_norm) norm_heads(device, *w.k_norm, result.k, config.head_dim);
+  const auto norm = [&](const std::optional<NormParams>& params, Tensor& x, Tensor& plain) {
+    if (!params) return;
+    plain = x;
+    x = norm_heads(device, *params, plain, config.head_dim);
+  };
+  norm(w.q_norm, result.q, result.plain_q);
+  norm(w.k_norm, result.k, result.plain_k);
   device.rope(result.q, config.n_heads, positions, rope.cos, rope.sin);
   device.rope(result.k, config.n_kv_heads, positions, rope.cos, rope.sin);
   return result;
