@@ -234,6 +234,7 @@ void InputSetSolver::measure(const Matrix<float>& weight, const LinearSolution& 
     if (symmetric != nullptr) *symmetric = quadratic / scale;
     return (quadratic - 2.0 * linear) / scale;
   };
+  solution.output_energy = scale;
   for (StageObjective& stage : solution.stages) stage.objective /= scale;
   solution.objective_before = objective(rounded, nullptr);
   solution.objective_after = objective(solution, &solution.relative_error);
