@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "kernels/cuda/cuda_forward_ops.h"
+#include "kernels/cuda/cuda_gradients.h"
 #include "kernels/cuda/cuda_solver.h"
 
 namespace d2q {
@@ -12,7 +13,9 @@ namespace {
 class CudaDevice final : public Device {
  public:
   explicit CudaDevice(std::shared_ptr<CudaContext> context)
-      : context_(std::move(context)), solver_(make_cuda_solver(context_)) {}
+      : context_(std::move(context)),
+        solver_(make_cuda_solver(context_)),
+        gradients_(make_cuda_gradients(context_)) {}
 
   std::string name() const override {
     const cudaDeviceProp& properties = context_->properties();
@@ -96,15 +99,14 @@ class CudaDevice final : public Device {
   }
 
   SolverOps& solver() override { return *solver_; }
-  GradientOps& gradients() override {
-    fail(ErrorCode::kUnsupported, "{}: block tuning runs on the CPU device only", name());
-  }
+  GradientOps& gradients() override { return *gradients_; }
 
  private:
   std::shared_ptr<CudaContext> context_;
   DeviceIntegers ids_;
   DeviceIntegers positions_;
   std::unique_ptr<SolverOps> solver_;
+  std::unique_ptr<GradientOps> gradients_;
 };
 
 }  // namespace

@@ -6,6 +6,18 @@
 namespace d2q {
 namespace {
 
+void check_output(const Tensor& x, const Tensor& y) {
+  D2Q_CHECK(x.rows() == y.rows() && x.cols() == y.cols(), "{}x{} into {}x{}", x.rows(), x.cols(),
+            y.rows(), y.cols());
+  D2Q_CHECK(x.dtype() == DType::kF32 && (y.dtype() == DType::kF32 || y.dtype() == DType::kBF16),
+            "dtypes {} {}", static_cast<int>(x.dtype()), static_cast<int>(y.dtype()));
+}
+
+/// Rows are blocks of a launch in places.
+void check_rows(int64_t rows) { D2Q_CHECK(rows < (int64_t{1} << 31), "{} rows", rows); }
+
+}  // namespace
+
 cuda::Curve curve_of(Activation act) {
   switch (act) {
     case Activation::kSilu:
@@ -19,18 +31,6 @@ cuda::Curve curve_of(Activation act) {
   }
   return cuda::Curve::kRelu;
 }
-
-void check_output(const Tensor& x, const Tensor& y) {
-  D2Q_CHECK(x.rows() == y.rows() && x.cols() == y.cols(), "{}x{} into {}x{}", x.rows(), x.cols(),
-            y.rows(), y.cols());
-  D2Q_CHECK(x.dtype() == DType::kF32 && (y.dtype() == DType::kF32 || y.dtype() == DType::kBF16),
-            "dtypes {} {}", static_cast<int>(x.dtype()), static_cast<int>(y.dtype()));
-}
-
-/// Rows are blocks of a launch in places.
-void check_rows(int64_t rows) { D2Q_CHECK(rows < (int64_t{1} << 31), "{} rows", rows); }
-
-}  // namespace
 
 cuda::Values values_of(const Tensor& tensor) {
   switch (tensor.dtype()) {

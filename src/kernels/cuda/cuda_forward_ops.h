@@ -13,6 +13,8 @@ namespace d2q {
 
 /// A tensor's elements for a launcher; its dtype is a floating-point one.
 cuda::Values values_of(const Tensor& tensor);
+/// The activation, for a launcher.
+cuda::Curve curve_of(Activation act);
 /// `x` itself, or a rounded or widened copy.
 Tensor in_dtype(CudaContext& context, const Tensor& x, DType dtype);
 
