@@ -34,6 +34,7 @@ struct LinearSolution {
   // uniform grid of the same bits and groups) and after; 0 without statistics.
   double objective_before = 0.0;
   double objective_after = 0.0;
+  double output_energy = 0.0;          // ‖WX‖², scaled as the Gram matrix is
   double relative_error = 0.0;         // ‖(Ŵ − W)X‖² / ‖WX‖²
   double damping = 0.0;                // share of the mean diagonal that the factorisation needed
   std::vector<StageObjective> stages;  // of the refinement, in order; empty without it
