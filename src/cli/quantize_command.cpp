@@ -36,6 +36,8 @@ struct QuantizeCommand {
   std::optional<double> alpha;
   std::optional<double> damping;
   std::optional<int> refine_rounds;
+  std::optional<std::string> tune;
+  std::optional<int64_t> tune_windows;
   std::optional<std::string> calibration;
   std::optional<int64_t> samples;
   std::optional<int64_t> sequence_length;
@@ -73,6 +75,14 @@ ShiftGate parse_shift_gate(const std::string& text) {
   return {kind->second, threshold};
 }
 
+/// A number of steps, or `off`.
+int64_t parse_tune_steps(const std::string& text) {
+  int64_t steps = 0;
+  if (text != "off" && !CLI::detail::lexical_cast(text, steps))
+    throw UsageError(fmt::format("--tune: '{}' is neither a number of steps nor off", text));
+  return steps;
+}
+
 template <typename T, typename U>
 void set_if_given(T& target, const std::optional<U>& given) {
   if (given) target = *given;
@@ -85,6 +95,8 @@ QuantizeOptions make_options(const QuantizeCommand& command, const Device& devic
   set_if_given(options.alpha, command.alpha);
   set_if_given(options.damping, command.damping);
   set_if_given(options.refine_rounds, command.refine_rounds);
+  if (command.tune) options.tune_steps = parse_tune_steps(*command.tune);
+  set_if_given(options.tune_windows, command.tune_windows);
   set_if_given(options.calibration, command.calibration);
   set_if_given(options.samples, command.samples);
   set_if_given(options.sequence_length, command.sequence_length);
@@ -187,6 +199,12 @@ void add_method_options(CLI::App& quantize, QuantizeCommand& command) {
   quantize.add_option(
       "--refine", command.refine_rounds,
       "Rounds of scale refit and code descent; presets best and fast only [preset]");
+  quantize.add_option(
+      "--tune", command.tune,
+      "STEPS of tuning each block's scales and norms against the original block, or off; method "
+      "d2quant only. A step costs about three forwards of its windows through the block [preset]");
+  quantize.add_option("--tune-windows", command.tune_windows,
+                      "Calibration windows a step of tuning [preset]");
   quantize.add_option("--alpha", command.alpha,
                       "Weight of the asymmetric term; 0 is GPTQ [preset]");
   quantize.add_option("--damping", command.damping,

@@ -37,8 +37,8 @@ BlockActivations BlockBackward::forward(const BlockWeights& w, const Tensor& x) 
   result.x = x;
   result.h = rounded(hidden);
   device_.norm(x, w.attention_norm, result.h);
-  result.attention = project_attention(device_, config_, rope_, w, result.h, positions(x.rows()),
-                                       products_);
+  result.attention =
+      project_attention(device_, config_, rope_, w, result.h, positions(x.rows()), products_);
   result.a = rounded(config_.n_heads * config_.head_dim);
   device_.attention(result.attention.q, result.attention.k, result.attention.v,
                     attention_shape(config_, sequence_length_, 0), result.a, products_);

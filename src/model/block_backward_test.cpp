@@ -1,5 +1,5 @@
-// Gradients of a block against PyTorch's autograd (tools/make_block_gradient_golden.py), and against
-// finite differences where it has no model of the kind.
+// Gradients of a block against PyTorch's autograd (tools/make_block_gradient_golden.py), and
+// against finite differences where it has no model of the kind.
 #include "model/block_backward.h"
 
 #include <gtest/gtest.h>
@@ -112,8 +112,8 @@ class GoldenGradients : public BlockBackwardTest,
         continue;
       }
       const Matrix<float> expected = golden(tensor.name.substr(prefix.size()));
-      const double error = relative_error(
-          actual.at(name), {expected.data(), expected.data() + expected.size()});
+      const double error =
+          relative_error(actual.at(name), {expected.data(), expected.data() + expected.size()});
       EXPECT_TRUE(std::isfinite(error)) << name;
       largest = std::max(largest, error);
       ++n_compared;

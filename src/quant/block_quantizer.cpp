@@ -38,6 +38,7 @@ struct BlockQuantizer::Caches {
   Tensor mlp_input;         // [T, hidden]
   Tensor mlp_hidden;        // [T, intermediate], the input of down_proj
   Tensor teacher;           // [T, hidden], output of a norm of the uncorrected block
+  Tensor block_input;       // [T, hidden] f32, the quantized stream before a block that is tuned
   // One chunk of each.
   Tensor residual;   // [chunk, hidden] f32
   Tensor input;      // [chunk, hidden]
@@ -76,7 +77,8 @@ bool BlockQuantizer::needs_statistics(const QuantizeOptions& options) {
 bool BlockQuantizer::needs_fp_stream(const QuantizeOptions& options) {
   const bool asymmetric =
       options.method == QuantMethod::kGptaq || options.method == QuantMethod::kD2Quant;
-  return asymmetric && options.alpha != 0.0;
+  const bool tuned = options.method == QuantMethod::kD2Quant && options.tune_steps > 0;
+  return (asymmetric && options.alpha != 0.0) || tuned;
 }
 
 bool BlockQuantizer::corrects_deviation(const QuantizeOptions& options) {
@@ -105,6 +107,10 @@ void BlockQuantizer::allocate_caches() {
   }
   if (corrects_deviation(options_))
     caches_->teacher = device_.allocate(tokens, config.hidden_size, type);
+  bool tunes = false;
+  for (int64_t layer = 0; layer < config.n_layers; ++layer)
+    tunes = tunes || tunes_block(options_, config, layer);
+  if (tunes) caches_->block_input = device_.allocate(tokens, config.hidden_size, DType::kF32);
   int64_t chunk = 0;
   for_chunks([&](int64_t, int64_t count) { chunk = std::max(chunk, count); });
   caches_->residual = device_.allocate(chunk, config.hidden_size, DType::kF32);
@@ -323,33 +329,71 @@ bool BlockQuantizer::absorb_down_scale(Pass& pass) {
   return true;
 }
 
+void BlockQuantizer::tune(Pass& pass,
+                          const std::function<void(int64_t step, double loss)>& on_step) {
+  const ModelConfig& config = source_.config();
+  if (!tunes_block(options_, config, pass.layer)) return;
+  BlockWeights& current = pass.result.weights;
+  TunedSolutions solutions{};
+  std::array<StoredLinear*, kBlockLinears.size()> tuned{};
+  for (size_t i = 0; i < kBlockLinears.size(); ++i) {
+    if ((current.*kBlockLinears[i].member).dense.empty()) continue;
+    const std::string name = linear_name(config, pass.layer, kBlockLinears[i].name);
+    for (StoredLinear& stored : pass.result.linears) {
+      if (stored.name != name || !stored.solution) continue;
+      if (stored.solution->layout.kind != PackedKind::kSignPlanes) continue;
+      solutions[i] = &*stored.solution;
+      tuned[i] = &stored;
+    }
+  }
+  const BlockTuner tuner(device_, config, rope_, options_);
+  pass.result.tuning =
+      tuner.tune(pass.layer, caches_->block_input, pass.streams.fp, current, solutions, on_step);
+  if (pass.result.tuning->accepted) {
+    for (size_t i = 0; i < kBlockLinears.size(); ++i) {
+      if (tuned[i] != nullptr) current.*kBlockLinears[i].member = stream_linear(*tuned[i]);
+    }
+  }
+  pass.stage_start = Clock::now();
+}
+
 void BlockQuantizer::leave_block(Pass& pass, bool absorbed) {
   const BlockWeights& current = pass.result.weights;
-  const bool correct = pass.final_norm != nullptr && corrects_deviation(options_);
-  DeviationStatistics deviation(device_, source_.config().hidden_size);
-  for_chunks([&](int64_t begin, int64_t count) {
-    const Tensor x = pass.streams.quantized.row_range(begin, count);
-    // Without absorption the kept input of down_proj is what the stored weights give.
-    const Tensor m = caches_->mlp_hidden.row_range(begin, count);
-    if (absorbed) {
-      const Tensor h = caches_->input.row_range(0, count);
-      stages_.mlp_input(current, x, h);
-      stages_.mlp(current, h, m);
-    }
-    stages_.mlp_output(current, m, x);
-    if (!correct) return;
-    const Tensor student = caches_->input.row_range(0, count);
-    device_.norm(x, *pass.final_norm, student);
-    deviation.add(caches_->teacher.row_range(begin, count), student);
-  });
-  if (correct) pass.result.final_deviation = deviation.shift(n_tokens(), options_.shift_gate);
+  const Tensor& stream = pass.streams.quantized;
+  if (pass.result.tuning && pass.result.tuning->accepted) {
+    // The attention is another one now, too.
+    device_.convert(caches_->block_input, stream);
+    run_block(current, stream, false);
+  } else {
+    for_chunks([&](int64_t begin, int64_t count) {
+      const Tensor x = stream.row_range(begin, count);
+      // Without absorption the kept input of down_proj is what the stored weights give.
+      const Tensor m = caches_->mlp_hidden.row_range(begin, count);
+      if (absorbed) {
+        const Tensor h = caches_->input.row_range(0, count);
+        stages_.mlp_input(current, x, h);
+        stages_.mlp(current, h, m);
+      }
+      stages_.mlp_output(current, m, x);
+    });
+  }
+  if (pass.final_norm != nullptr && corrects_deviation(options_)) {
+    DeviationStatistics deviation(device_, source_.config().hidden_size);
+    for_chunks([&](int64_t begin, int64_t count) {
+      const Tensor student = caches_->input.row_range(0, count);
+      device_.norm(stream.row_range(begin, count), *pass.final_norm, student);
+      deviation.add(caches_->teacher.row_range(begin, count), student);
+    });
+    pass.result.final_deviation = deviation.shift(n_tokens(), options_.shift_gate);
+  }
   check_finite(pass.layer, "quantized", pass.streams.quantized);
   pass.result.stream_seconds += seconds_since(pass.stage_start);
 }
 
-QuantizedBlock BlockQuantizer::quantize(int64_t layer, const Streams& streams,
-                                        const NormParams* final_norm,
-                                        const std::function<void(const StoredLinear&)>& on_linear) {
+QuantizedBlock BlockQuantizer::quantize(
+    int64_t layer, const Streams& streams, const NormParams* final_norm,
+    const std::function<void(const StoredLinear&)>& on_linear,
+    const std::function<void(int64_t step, double loss)>& on_tune_step) {
   Pass pass{
       layer, streams, final_norm, on_linear, load_block(device_, source_, layer, options_.products),
       {}};
@@ -358,12 +402,15 @@ QuantizedBlock BlockQuantizer::quantize(int64_t layer, const Streams& streams,
     run_block(pass.fp, streams.fp, true);
     check_finite(layer, "full-precision", streams.fp);
   }
+  if (tunes_block(options_, source_.config(), layer))
+    device_.convert(streams.quantized, caches_->block_input);
   quantize_qkv(pass);
   quantize_o(pass);
   correct_mlp_norm(pass);
   quantize_up_and_gate(pass);
   quantize_down(pass);
   const bool absorbed = absorb_down_scale(pass);
+  tune(pass, on_tune_step);
   if (needs_statistics(options_)) leave_block(pass, absorbed);
   return std::move(pass.result);
 }

@@ -11,6 +11,7 @@
 
 #include "base/thread_pool.h"
 #include "model/block.h"
+#include "quant/block_tuner.h"
 #include "quant/deviation.h"
 #include "quant/input_statistics.h"
 #include "quant/options.h"
@@ -34,7 +35,8 @@ struct QuantizedBlock {
       weights;  // norms as they will be stored (shift included); linears dense, ŵ as stored
   std::optional<DeviationShift> deviation;        // of the post-attention norm
   std::optional<DeviationShift> final_deviation;  // of the final norm, from the last block
-  double stream_seconds = 0.0;                    // forward and statistics
+  std::optional<BlockTuning> tuning;
+  double stream_seconds = 0.0;  // forward and statistics
 };
 
 /// The two activation streams, [samples * sequence_length, hidden] f32.
@@ -56,10 +58,12 @@ class BlockQuantizer {
   static bool corrects_deviation(const QuantizeOptions& options);
 
   /// Quantizes block `layer` and moves both streams behind it. `final_norm` is given for the last
-  /// block only. `on_linear` hears of each solved linear. Throws Error{kNumeric} naming block and
-  /// stage when the activations are no longer finite.
+  /// block only. `on_linear` hears of each solved linear, `on_tune_step` of each step of the
+  /// block's tuning and its loss. Throws Error{kNumeric} naming block and stage when the
+  /// activations are no longer finite.
   QuantizedBlock quantize(int64_t layer, const Streams& streams, const NormParams* final_norm,
-                          const std::function<void(const StoredLinear&)>& on_linear);
+                          const std::function<void(const StoredLinear&)>& on_linear,
+                          const std::function<void(int64_t step, double loss)>& on_tune_step = {});
 
   /// Moves the streams behind a block that an earlier run finished: `stored` is its weights from
   /// disk. Bit for bit what quantize() did.
@@ -83,6 +87,7 @@ class BlockQuantizer {
   void quantize_up_and_gate(Pass& pass);
   void quantize_down(Pass& pass);
   bool absorb_down_scale(Pass& pass);  // whether there was one
+  void tune(Pass& pass, const std::function<void(int64_t step, double loss)>& on_step);
   void leave_block(Pass& pass, bool absorbed);
 
   /// The solver of the input set that `projection` belongs to.

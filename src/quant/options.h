@@ -40,6 +40,8 @@ struct QuantizeOptions {
   bool refine = false;       // METHOD.md §8.1, §8.3-§8.5 in place of §4's asymmetric term
   int refine_rounds = 0;     // R: rounds of scale refit and code descent
   bool sign_planes = false;  // §8.2: sign-plane levels on every linear of 2 or 3 bits
+  int64_t tune_steps = 0;    // METHOD.md §9: steps of block tuning (method d2quant); 0 = none
+  int64_t tune_windows = 2;  // calibration windows a step
   double damping = 0.01;     // share of mean(diag Hess) added to the diagonal
   std::string calibration;   // a text or jsonl file, or "self"
   int64_t samples = 128;

@@ -34,6 +34,17 @@ TEST(Options, ThePaperPresetIsThePapersMethod) {
   EXPECT_EQ(options.seed, 0u);
 }
 
+TEST(Options, OnlyTheBestPresetTunes) {
+  EXPECT_GT(preset_options("best").tune_steps, 0);
+  EXPECT_EQ(preset_options("fast").tune_steps, 0);
+  EXPECT_EQ(preset_options("paper").tune_steps, 0);
+  // Another method does not tune, whatever the preset says.
+  QuantizeOptions options = preset_options("best");
+  options.method = QuantMethod::kRtn;
+  options.samples = 1;
+  EXPECT_NO_THROW(validate(options));
+}
+
 TEST(Options, AnUnknownPresetIsNamed) {
   D2Q_EXPECT_ERROR(preset_options("fastest"), ErrorCode::kInvalidArgument, "'fastest'");
 }
@@ -86,6 +97,14 @@ TEST(Options, EveryMistakeIsAnErrorThatNamesTheOption) {
       {[](Options& o) { o.alpha = -0.1; }, "--alpha -0.1"},
       {[](Options& o) { o.alpha = 1.5; }, "--alpha 1.5"},
       {[](Options& o) { o.alpha = NAN; }, "--alpha nan"},
+      {[](Options& o) { o.tune_steps = -1; }, "--tune -1"},
+      {[](Options& o) { o.tune_steps = 100'001; }, "--tune 100001"},
+      {[](Options& o) { o.tune_windows = 0; }, "--tune-windows 0"},
+      {[](Options& o) {
+         o.tune_steps = 1;
+         o.samples = 1;
+       },
+       "--samples 1: tuning"},
       {[](Options& o) { o.damping = 0.0; }, "--damp"},
       {[](Options& o) { o.damping = 1.01; }, "--damp"},
       {[](Options& o) { o.damping = NAN; }, "--damp"},

@@ -76,6 +76,8 @@ json describe(const QuantizeOptions& options) {
           {"refine", options.refine},
           {"refine_rounds", options.refine_rounds},
           {"sign_planes", options.sign_planes},
+          {"tune_steps", options.tune_steps},
+          {"tune_windows", options.tune_windows},
           {"damping", options.damping},
           {"samples", options.samples},
           {"sequence_length", options.sequence_length},
@@ -151,6 +153,7 @@ json describe(const QuantizedBlock& block) {
                     {"grid", s.layout.kind == PackedKind::kUniform ? "uniform" : "planes"},
                     {"objective_before", s.objective_before},
                     {"objective_after", s.objective_after},
+                    {"output_energy", s.output_energy},
                     {"relative_error", s.relative_error},
                     {"stages", stages},
                     {"damping", s.damping},
@@ -164,6 +167,12 @@ json describe(const QuantizedBlock& block) {
   }
   json report{{"linears", linears}};
   if (block.deviation) report["deviation"] = describe(*block.deviation);
+  if (block.tuning) {
+    report["tuning"] = {{"steps", block.tuning->steps},
+                        {"loss_before", block.tuning->loss_before},
+                        {"loss_after", block.tuning->loss_after},
+                        {"accepted", block.tuning->accepted}};
+  }
   if (block.final_deviation) {
     report["final_deviation"] = describe(*block.final_deviation);
     report["final_shift"] = block.final_deviation->shift;
@@ -325,9 +334,14 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
                           ? " (rounded: not positive definite)"
                           : ""));
     };
+    const auto on_tune_step = [&](int64_t step, double loss) {
+      report_progress("quantize", layer, config.n_layers,
+                      fmt::format("block {}/{} tune {}/{} loss {:.4g}", layer + 1, config.n_layers,
+                                  step, options.tune_steps, loss));
+    };
     const bool last = layer + 1 == config.n_layers;
     const QuantizedBlock block =
-        quantizer.quantize(layer, streams, last ? &final_norm : nullptr, on_linear);
+        quantizer.quantize(layer, streams, last ? &final_norm : nullptr, on_linear, on_tune_step);
     json block_report = describe(block);
     block_report["block"] = layer;
     folder.write_block(device, config, layer, block, block_report);
@@ -335,6 +349,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
     json seconds{{"block", layer}, {"stream_seconds", block.stream_seconds}};
     for (const StoredLinear& linear : block.linears)
       seconds["linear_seconds"][linear.name] = linear.seconds;
+    if (block.tuning) seconds["tune_seconds"] = block.tuning->seconds;
     seconds["seconds"] = std::chrono::duration<double>(Clock::now() - block_start).count();
     timings.push_back(std::move(seconds));
   }

@@ -33,6 +33,24 @@ class Expanded final : public WeightSource {
   std::shared_ptr<const WeightSource> base_;
 };
 
+/// The same model without the shifts of the norms before attention.
+class WithoutInputShifts final : public WeightSource {
+ public:
+  explicit WithoutInputShifts(std::shared_ptr<const WeightSource> base) : base_(std::move(base)) {}
+  const ModelConfig& config() const override { return base_->config(); }
+  std::string format() const override { return base_->format(); }
+  bool has(const std::string& name) const override {
+    return !name.ends_with("input_layernorm.bias") && base_->has(name);
+  }
+  Matrix<float> load(const std::string& name) const override { return base_->load(name); }
+  std::optional<PackedView> packed(const std::string& name) const override {
+    return base_->packed(name);
+  }
+
+ private:
+  std::shared_ptr<const WeightSource> base_;
+};
+
 class PipelineTest : public ::testing::Test {
  protected:
   PipelineTest() {
@@ -130,6 +148,8 @@ TEST_F(PipelineTest, MoreBitsComeNearerToTheModel) {
 }
 
 TEST_F(PipelineTest, WritesTheSameBytesOnOneAndTwoThreads) {
+  options_.sign_planes = true;
+  options_.tune_steps = 6;
   run("two", options_);
   ThreadPool one(1);
   const auto device = make_cpu_device(one);
@@ -142,11 +162,13 @@ TEST_F(PipelineTest, AStoppedRunResumesToTheSameBytes) {
   QuantizeOptions refined = options_;
   refined.refine = refined.sign_planes = true;
   refined.refine_rounds = 1;
+  QuantizeOptions tuned = refined;
+  tuned.tune_steps = 6;
   QuantizeOptions gptq = options_;
   gptq.method = QuantMethod::kGptq;
   QuantizeOptions rounded = options_;
   rounded.method = QuantMethod::kRtn;
-  for (QuantizeOptions options : {options_, refined, gptq, rounded}) {
+  for (QuantizeOptions options : {options_, refined, tuned, gptq, rounded}) {
     options.overwrite = true;
     run("whole", options);
     for (const int64_t layer : {0, 1}) {
@@ -237,6 +259,66 @@ TEST_F(PipelineTest, TheCorrectionLowersTheErrorThatItReports) {
   options_.deviation_correction = false;
   EXPECT_FALSE(run("plain", options_)["blocks"][0].contains("deviation"));
   EXPECT_FALSE(open_model(out("plain"))->has("model.norm.bias"));
+}
+
+TEST_F(PipelineTest, TuningIsReportedAndItsShiftsAreRead) {
+  options_.sign_planes = true;
+  options_.samples = 24;
+  EXPECT_FALSE(run("plain", options_)["blocks"][0].contains("tuning"));
+  EXPECT_FALSE(open_model(out("plain"))->has("model.layers.0.input_layernorm.bias"));
+  options_.tune_steps = 20;
+  std::vector<std::string> details;
+  const nlohmann::json report =
+      run("tuned", options_, [&](const ProgressEvent& event) { details.push_back(event.detail); });
+  EXPECT_THAT(details, ::testing::Contains(::testing::StartsWith("block 2/2 tune 20/20 loss ")));
+  for (const nlohmann::json& block : report["blocks"]) {
+    const nlohmann::json& tuning = block["tuning"];
+    EXPECT_EQ(tuning["steps"], 20);
+    EXPECT_TRUE(tuning["accepted"]);
+    EXPECT_LT(tuning["loss_after"], tuning["loss_before"]);
+  }
+  EXPECT_GT(report["timings"][1]["tune_seconds"].get<double>(), 0.0);
+  EXPECT_EQ(report["settings"]["tune_steps"], 20);
+  const std::shared_ptr<const WeightSource> packed = open_model(out("tuned"));
+  const Tensor tuned = logits(packed);
+  EXPECT_LE(test::relative_difference(tuned, logits(std::make_shared<Expanded>(packed))), 5e-4);
+  // 20 steps of 1e-3, falling, on norms of size 1.
+  EXPECT_GT(test::relative_difference(logits(std::make_shared<WithoutInputShifts>(packed)), tuned),
+            1e-3);
+}
+
+TEST_F(PipelineTest, RefusesToResumeWithOtherTuning) {
+  options_.sign_planes = true;
+  options_.tune_steps = 2;
+  D2Q_EXPECT_ERROR(run("out", options_, stop_at_block(1)), ErrorCode::kInterrupted, "stopped");
+  options_.resume = true;
+  options_.tune_steps = 3;
+  D2Q_EXPECT_ERROR(run("out", options_), ErrorCode::kInvalidArgument, "tune_steps");
+  options_.tune_steps = 2;
+  options_.tune_windows = 1;
+  D2Q_EXPECT_ERROR(run("out", options_), ErrorCode::kInvalidArgument, "tune_windows");
+}
+
+TEST_F(PipelineTest, ThePlanCountsTuning) {
+  options_.sign_planes = true;
+  const QuantizePlan plain = plan_quantization(model_, options_);
+  options_.tune_steps = 10;
+  const QuantizePlan ten = plan_quantization(model_, options_);
+  options_.tune_steps = 20;
+  const QuantizePlan twenty = plan_quantization(model_, options_);
+  EXPECT_GE(ten.peak_memory_bytes, plain.peak_memory_bytes + options_.samples * 32 * 48 * 4);
+  EXPECT_EQ(twenty.peak_memory_bytes, ten.peak_memory_bytes);
+  // Ten steps of two windows: two products with every weight of both blocks forward and, of all
+  // tuned, four backward; attention over 32 tokens.
+  const double weights = 48.0 * (96 + 32 + 32) + 96.0 * 48 + 3.0 * 48 * 80;
+  const double attention = 3.5 * 2.0 * 32 * 96;
+  EXPECT_DOUBLE_EQ(twenty.floor_flops - ten.floor_flops,
+                   10.0 * 2 * 32 * 2 * (6.0 * weights + attention));
+  options_.bits = 4;
+  options_.tune_steps = 0;
+  const double uniform = plan_quantization(model_, options_).floor_flops;
+  options_.tune_steps = 20;
+  EXPECT_EQ(plan_quantization(model_, options_).floor_flops, uniform);
 }
 
 TEST_F(PipelineTest, SolvedLinearsAreNearerThanRoundedOnes) {

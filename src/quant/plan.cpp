@@ -10,6 +10,7 @@
 #include "model/family.h"
 #include "model/weight_source.h"
 #include "quant/block_quantizer.h"
+#include "quant/block_tuner.h"
 #include "quant/linear_settings.h"
 #include "quant/pipeline.h"
 
@@ -20,6 +21,7 @@ struct LinearShape {
   const char* projection;
   int64_t rows;
   int64_t cols;
+  int64_t size() const { return rows * cols; }
 };
 
 std::vector<LinearShape> block_linears(const ModelConfig& c, bool gated) {
@@ -35,29 +37,86 @@ std::vector<LinearShape> block_linears(const ModelConfig& c, bool gated) {
   return linears;
 }
 
+/// One token's way through a block: its linears and attention.
+struct ForwardFlops {
+  double linear = 0.0;
+  double attention = 0.0;  // causal: half of the T x T products, q kᵀ and p v
+  double total() const { return linear + attention; }
+};
+ForwardFlops forward_flops(const ModelConfig& c, const QuantizeOptions& options, bool gated) {
+  ForwardFlops flops;
+  for (const LinearShape& shape : block_linears(c, gated))
+    flops.linear += 2.0 * static_cast<double>(shape.size());
+  flops.attention = 2.0 * static_cast<double>(options.sequence_length * c.n_heads * c.head_dim);
+  return flops;
+}
+
 /// Floating-point operations of one token in one block: streams, teacher, statistics.
 double flops_per_token(const ModelConfig& c, const QuantizeOptions& options, bool gated) {
-  double linear = 0.0;
-  double attention_part = 0.0;
+  const ForwardFlops forward = forward_flops(c, options, gated);
+  double attention_part = forward.attention;
   for (const LinearShape& shape : block_linears(c, gated)) {
-    const double flops = 2.0 * static_cast<double>(shape.rows) * static_cast<double>(shape.cols);
-    linear += flops;
     const std::string_view name(shape.projection);
     if (name == "q_proj" || name == "k_proj" || name == "v_proj" || name == "o_proj")
-      attention_part += flops;
+      attention_part += 2.0 * static_cast<double>(shape.size());
   }
-  // Causal: half of the T x T products, q kᵀ and p v.
-  const double attention =
-      2.0 * static_cast<double>(options.sequence_length * c.n_heads * c.head_dim);
   const auto square = [](int64_t n) { return static_cast<double>(n) * static_cast<double>(n); };
   const double gram =
       2.0 * square(c.hidden_size) + square(c.n_heads * c.head_dim) + square(c.intermediate_size);
-  double total = linear + attention + gram;  // quantized stream, H
-  if (BlockQuantizer::needs_fp_stream(options))
-    total += linear + attention + 2.0 * gram;  // fp stream, C
-  if (BlockQuantizer::corrects_deviation(options)) total += attention_part + attention;  // teacher
+  double total = forward.total() + gram;  // quantized stream, H
+  if (BlockQuantizer::needs_fp_stream(options)) total += forward.total() + 2.0 * gram;  // fp, C
+  if (BlockQuantizer::corrects_deviation(options)) total += attention_part;             // teacher
   return total;
 }
+
+/// What tuning one block costs (METHOD.md §9).
+class TuningCost {
+ public:
+  void add(const LinearShape& shape, const LinearSettings& settings) {
+    weights_ += shape.size();
+    if (!has_tuned_scales(settings)) return;
+    const int64_t group = std::min(settings.group_size, shape.cols);
+    tuned_ += shape.size();
+    scales_ += shape.rows * ((shape.cols + group - 1) / group) * settings.grid.n_params();
+    largest_ = std::max(largest_, shape.size());
+  }
+
+  double flops(const ModelConfig& c, const QuantizeOptions& options, bool gated) const {
+    const ForwardFlops forward = forward_flops(c, options, gated);
+    // Forward, gradients of inputs and of the tuned weights; attention's backward is five products
+    // to the forward's two.
+    const double step =
+        2.0 * forward.linear + 2.0 * static_cast<double>(tuned_) + 3.5 * forward.attention;
+    // The held-out windows twice, and the quantized stream's second way through the block.
+    const auto forwards = static_cast<double>(
+        (2 * held_out_windows(options.samples) + options.samples) * options.sequence_length);
+    return static_cast<double>(options.tune_steps * batch_tokens(options)) * step +
+           forwards * forward.total();
+  }
+
+  int64_t bytes(const ModelConfig& c, const QuantizeOptions& options) const {
+    const int64_t element = size_of(options.products);
+    const int64_t attention = c.n_heads * c.head_dim;
+    const int64_t projections = attention + 2 * c.n_kv_heads * c.head_dim;
+    const int64_t token_bytes = 4 * (6 * c.hidden_size + projections + 5 * c.intermediate_size) +
+                                element * (2 * c.hidden_size + attention + c.intermediate_size);
+    // The block original, quantized and tuned; codes, one linear's gradient; of the scales start,
+    // value, factor, its two moments and both gradients.
+    return batch_tokens(options) * token_bytes + 3 * weights_ * element + tuned_ + 4 * largest_ +
+           4 * 7 * scales_;
+  }
+
+ private:
+  static int64_t batch_tokens(const QuantizeOptions& options) {
+    const int64_t training = options.samples - held_out_windows(options.samples);
+    return std::min(options.tune_windows, training) * options.sequence_length;
+  }
+
+  int64_t weights_ = 0;
+  int64_t tuned_ = 0;    // weights whose scales are tuned
+  int64_t scales_ = 0;   // those scales
+  int64_t largest_ = 0;  // weights of the largest linear among them
+};
 
 }  // namespace
 
@@ -70,15 +129,19 @@ QuantizePlan plan_quantization(const std::filesystem::path& model, const Quantiz
   double weights = 0.0;
   int64_t packed_bytes = 0;
   int64_t block_weights = 0;
+  int64_t tuning_bytes = 0;
+  double tuning_flops = 0.0;
   for (int64_t layer = 0; layer < c.n_layers; ++layer) {
     block_weights = 0;
+    TuningCost tuning;
     for (const LinearShape& shape : block_linears(c, gated)) {
       const std::string name = linear_name(c, layer, shape.projection);
       const LinearSettings settings =
           linear_settings(options, name, std::string_view(shape.projection) == "down_proj");
-      block_weights += shape.rows * shape.cols;
+      block_weights += shape.size();
+      tuning.add(shape, settings);
       if (settings.keep) {
-        plan.output_bytes += shape.rows * shape.cols * 2;
+        plan.output_bytes += shape.size() * 2;
         continue;
       }
       PackedLayout layout;
@@ -89,8 +152,11 @@ QuantizePlan plan_quantization(const std::filesystem::path& model, const Quantiz
       layout.cols = shape.cols;
       layout.group_size = std::min(settings.group_size, shape.cols);
       packed_bytes += codes_bytes(layout) + 2 * scales_count(layout);
-      weights += static_cast<double>(shape.rows) * static_cast<double>(shape.cols);
+      weights += static_cast<double>(shape.size());
     }
+    if (!tunes_block(options, c, layer)) continue;
+    tuning_bytes = std::max(tuning_bytes, tuning.bytes(c, options));
+    tuning_flops += tuning.flops(c, options, gated);
   }
   plan.bits_per_weight = weights > 0.0 ? 8.0 * static_cast<double>(packed_bytes) / weights : 16.0;
   const bool untied = !c.tied_embeddings || options.rotation != RotationKind::kNone;
@@ -111,11 +177,13 @@ QuantizePlan plan_quantization(const std::filesystem::path& model, const Quantiz
       cache_bytes += element * 2 * c.hidden_size;  // inputs of q,k,v and gate,up
     }
     if (BlockQuantizer::corrects_deviation(options)) cache_bytes += element * c.hidden_size;
-    memory = std::max(memory,
-                      tokens * cache_bytes + 2 * block_weights * element + 40 * largest * largest) +
+    if (tuning_bytes > 0) stream_bytes += 4 * c.hidden_size;  // the input of the block in hand
+    const int64_t solving = 2 * block_weights * element + 40 * largest * largest;
+    memory = std::max(memory, tokens * cache_bytes + std::max(solving, tuning_bytes)) +
              tokens * stream_bytes;
     plan.floor_flops = static_cast<double>(tokens) * static_cast<double>(c.n_layers) *
-                       flops_per_token(c, options, gated);
+                           flops_per_token(c, options, gated) +
+                       tuning_flops;
   }
   plan.peak_memory_bytes = memory;
   return plan;

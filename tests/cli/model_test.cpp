@@ -155,6 +155,18 @@ TEST_F(ModelCommands, QuantizeWritesAFolderThatEveryCommandReads) {
   EXPECT_EQ(generated.at("tokens").size(), 4u);
 }
 
+TEST_F(ModelCommands, TuningIsChosenByThePresetAndChangedByItsOption) {
+  const auto work = [&](std::vector<std::string> more) {
+    more.insert(more.end(), {"--dry-run", "--json"});
+    return parse(run_d2quant(quantize_arguments(more))).at("floor_flops").get<double>();
+  };
+  const double off = work({"--tune", "off"});
+  EXPECT_EQ(work({"--tune", "0"}), off);
+  EXPECT_GT(work({}), work({"--tune", "10"}));
+  EXPECT_GT(work({"--tune", "10"}), work({"--tune", "10", "--tune-windows", "1"}));
+  EXPECT_EQ(work({"--preset", "fast"}), work({"--preset", "fast", "--tune", "off"}));
+}
+
 TEST_F(ModelCommands, QuantizeRefusesToOverwriteUnlessTold) {
   ASSERT_EQ(run_d2quant(quantize_arguments({"--method", "rtn"})).exit_code, 0);
   const auto refused = run_d2quant(quantize_arguments({"--method", "rtn"}));
@@ -168,6 +180,8 @@ TEST_F(ModelCommands, QuantizeRefusesWrongOptionsAsUsage) {
   EXPECT_EQ(run_d2quant(quantize_arguments({"--layer", "down_proj"})).exit_code, 2);
   EXPECT_EQ(run_d2quant(quantize_arguments({"--preset", "nonsense"})).exit_code, 2);
   EXPECT_EQ(run_d2quant(quantize_arguments({"--dac-gate", "loud"})).exit_code, 2);
+  for (const char* steps : {"often", "-3", "1.5"})
+    EXPECT_EQ(run_d2quant(quantize_arguments({"--tune", steps})).exit_code, 2) << steps;
   EXPECT_FALSE(std::filesystem::exists(output_));
 }
 
