@@ -13,7 +13,7 @@ namespace d2q {
 
 /// A quantized linear whose scales are tuned, on the device, columns in stored order.
 struct TunedLinear {
-  Tensor codes;         // [out, in] u8; bit k set = +r_k
+  Tensor codes;         // [out, in] u8; bit k set = +r_k; at most 8 planes
   Tensor params;        // [out, n_groups * planes] f32, r
   Tensor column_scale;  // [1, in] c
   int planes = 2;
@@ -40,6 +40,7 @@ class GradientOps {
   /// d_w[out, in] = d_yᵀ[T, out] x[T, in]. x f32 or bf16 (then d_y is rounded to bf16; f32 sums).
   virtual void linear_weight(const Tensor& d_y, const Tensor& x, const Tensor& d_w) = 0;
   /// Backward of Device::norm at x [T, n]: d_x += ...; d_gain [1, n] += ...; d_shift [1, n] += ...
+  /// d_gain and d_shift may be empty; d_x is not d_y.
   virtual void norm(const Tensor& x, const NormParams& params, const Tensor& d_y, const Tensor& d_x,
                     const Tensor& d_gain, const Tensor& d_shift) = 0;
   /// Backward of Device::rope in place: the opposite rotation.
@@ -67,7 +68,8 @@ class GradientOps {
   virtual void scale_gradients(const TunedLinear& linear, const Tensor& d_w,
                                const Tensor& d_params) = 0;
 
-  /// Returns Σ (y − target)² in f64 and writes d_y = factor · (y − target); y, target, d_y [T, n].
+  /// Returns Σ (y − target)² in f64 and writes d_y = factor · (y − target); y, target [T, n] f32 or
+  /// bf16, d_y [T, n].
   virtual double squared_error(const Tensor& y, const Tensor& target, float factor,
                                const Tensor& d_y) = 0;
   /// parameter −= rate · m̂ / (√v̂ + ε); first and second moments are updated. All of one shape.

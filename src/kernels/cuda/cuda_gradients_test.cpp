@@ -194,6 +194,14 @@ TEST_F(CudaGradients, of_attention_equal_the_cpus_at_ragged_lengths) {
   }
 }
 
+TEST_F(CudaGradients, of_attention_share_keys_among_any_number_of_heads) {
+  for (const DType products : {DType::kF32, DType::kBF16}) {
+    check_attention({7, 1, 64, 20, 0, 1}, DType::kF32, DType::kF32, products);
+    check_attention({6, 2, 16, 70, 0, 1}, DType::kF32, DType::kF32, products);
+    check_attention({100, 1, 16, 5, 0, 2}, DType::kBF16, DType::kF32, products);
+  }
+}
+
 TEST_F(CudaGradients, of_attention_mask_keys_outside_the_sliding_window) {
   for (const DType products : {DType::kF32, DType::kBF16}) {
     check_attention({2, 1, 16, 40, 1, 1}, DType::kF32, DType::kF32, products);
