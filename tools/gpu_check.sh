@@ -69,8 +69,9 @@ agree() {
 step 'a gpu is found' 60 sh -c "'$build/d2quant' info --json | tr -d ' \n' |
   grep -q '\"cuda\":{\"available\":true'" || exit 1
 step 'kernels against the cpu' 150 "$build/d2q_kernels_test" --gtest_filter='Cuda*'
-sanitize memcheck 90 'CudaForward.*:CudaAttention.shares*:CudaAttention.masks*:CudaLinear.packed_codes*:CudaLinear.dense*:CudaSolver.*'
-sanitize racecheck 60 'CudaForward.norms*:CudaForward.mirror*:CudaForward.cross*:CudaAttention.shares*:CudaLinear.packed_codes*:CudaSolver.Walks*'
+gradients='CudaGradients.of_attention_share*:CudaGradients.squared*:CudaGradients.of_a_norm*'
+sanitize memcheck 120 "$gradients:CudaGradients.of_scales*:CudaForward.*:CudaAttention.shares*:CudaAttention.masks*:CudaLinear.packed_codes*:CudaLinear.dense*:CudaSolver.*"
+sanitize racecheck 90 "$gradients:CudaForward.norms*:CudaForward.mirror*:CudaForward.cross*:CudaAttention.shares*:CudaLinear.packed_codes*:CudaSolver.Walks*"
 
 dense=$(perplexity dense_cpu cpu f32 "$model")
 agree 'perplexity of the model, f32' "$dense" "$(perplexity dense_f32 cuda f32 "$model")" 0.02
