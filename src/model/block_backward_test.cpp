@@ -190,7 +190,7 @@ TEST_F(SmallBlock, OfAnUngatedFamilyHasTheGradientsOfFiniteDifferences) {
       expected += step * slope;
       length += slope * slope;
     }
-    const auto loss_at = [&](float step) {
+    const auto loss_at = [&, parameter = parameter](float step) {
       for (int64_t i = 0; i < parameter.size(); ++i)
         parameter.data<float>()[i] += step * direction.data<float>()[i];
       const double value = loss();

@@ -105,11 +105,11 @@ BlockTuner::BlockTuner(Device& device, const ModelConfig& config, const RopeTabl
       options_(options),
       block_(device, config, rope, options.products, options.sequence_length) {}
 
-double BlockTuner::loss_of(const Tensor& output, const Tensor& target,
+double BlockTuner::loss_of(const Tensor& output, const Tensor& target, double unit,
                            const Tensor& gradient) const {
-  const auto size = static_cast<double>(output.size());
-  const auto factor = static_cast<float>(2.0 / size);
-  return device_.gradients().squared_error(output, target, factor, gradient) / size;
+  const auto factor = static_cast<float>(2.0 / (unit * static_cast<double>(output.rows())));
+  return device_.gradients().squared_error(output, target, factor, gradient) /
+         static_cast<double>(output.size());
 }
 
 double BlockTuner::held_out_loss(const BlockWeights& weights, const Tensor& input,
@@ -122,17 +122,18 @@ double BlockTuner::held_out_loss(const BlockWeights& weights, const Tensor& inpu
     const int64_t count = std::min(step, input.rows() - begin);
     const Tensor output = block_.forward(weights, input.row_range(begin, count)).y;
     const Tensor gradient = device_.allocate(count, input.cols(), DType::kF32);
-    sum += static_cast<double>(count) * loss_of(output, target.row_range(begin, count), gradient);
+    sum +=
+        static_cast<double>(count) * loss_of(output, target.row_range(begin, count), 1.0, gradient);
   }
   return sum / static_cast<double>(input.rows() - first);
 }
 
 double BlockTuner::take_step(const Candidate& candidate, const Tensor& input, const Tensor& target,
-                             int64_t step) const {
+                             double unit, int64_t step) const {
   const TuneStep at{step, options_.tune_steps};
   const BlockActivations activations = block_.forward(candidate.weights, input);
   const Tensor gradient = device_.allocate(input.rows(), input.cols(), DType::kF32);
-  const double loss = loss_of(activations.y, target, gradient);
+  const double loss = loss_of(activations.y, target, unit, gradient);
   const auto scales = [&](Projection projection) -> const std::optional<TunedScales>& {
     return candidate.scales[static_cast<size_t>(projection)];
   };
@@ -160,6 +161,8 @@ BlockTuning BlockTuner::tune(int64_t layer, const Tensor& input, const Tensor& t
   BlockTuning result;
   result.steps = options_.tune_steps;
   result.loss_before = held_out_loss(weights, input, target);
+  // Adam's epsilon then means the same for every block, however large its activations.
+  const double unit = result.loss_before > 0.0 ? result.loss_before : 1.0;
   const Candidate candidate(device_, weights, solutions);
   // Blocks draw different windows; a resumed run draws the same.
   WindowOrder order(n_training, options_.seed ^ (static_cast<uint64_t>(layer + 1) << 32));
@@ -173,7 +176,7 @@ BlockTuning BlockTuner::tune(int64_t layer, const Tensor& input, const Tensor& t
       device_.convert(target.row_range(window * length, length),
                       batch_target.row_range(place * length, length));
     }
-    const double loss = take_step(candidate, batch_input, batch_target, step);
+    const double loss = take_step(candidate, batch_input, batch_target, unit, step);
     if (on_step) on_step(step, loss);
   }
   candidate.round();

@@ -51,12 +51,14 @@ class BlockTuner {
  private:
   struct Candidate;
 
-  /// Mean squared error; `gradient` [rows, hidden] becomes its derivative by the output.
-  double loss_of(const Tensor& output, const Tensor& target, const Tensor& gradient) const;
+  /// Mean squared error; `gradient` [rows, hidden] becomes the derivative by the output of its sum
+  /// over channels, in `unit`s.
+  double loss_of(const Tensor& output, const Tensor& target, double unit,
+                 const Tensor& gradient) const;
   double held_out_loss(const BlockWeights& weights, const Tensor& input,
                        const Tensor& target) const;
   double take_step(const Candidate& candidate, const Tensor& input, const Tensor& target,
-                   int64_t step) const;
+                   double unit, int64_t step) const;
 
   Device& device_;
   const QuantizeOptions& options_;

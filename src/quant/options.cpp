@@ -14,7 +14,7 @@ QuantizeOptions preset_options(const std::string& preset) {
   options.alpha = 0.4;  // with the exact target; measured against 0.25 and 0.6 in docs/results.md
   if (preset == "best") {
     options.refine_rounds = 5;
-    options.tune_steps = 100;
+    options.tune_steps = 80;
     return options;
   }
   if (preset == "fast") {
