@@ -148,7 +148,7 @@ void InputSetSolver::refine(const ColumnWalk& walk, const Tensor& target, const 
   for (int round = 0; round < options_.refine_rounds; ++round) {
     solver.refine_codes(refinement);
     record("codes");
-    if (walk.grid.column_scale && options_.refit_column_scale) {
+    if (walk.grid.column_scale) {
       solver.refit_column_scale(refinement);
       record("column scale");
     }

@@ -56,7 +56,6 @@ struct SolveOptions {
   double damping = 0.01;           // first rung of the ladder
   bool refine = false;             // METHOD.md §8: exact target, scale refit; else §4
   int refine_rounds = 0;           // rounds of §8.3 and §8.4 before the last refit
-  bool refit_column_scale = true;  // with each round, where there is one
 };
 
 /// Solver for one input set. Not thread-safe; works on the pool and the device.

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "kernels/cpu/forward_ops.h"
+#include "kernels/operation_checks.h"
 
 namespace d2q {
 namespace {
@@ -57,13 +58,6 @@ void write_row(const ForwardKernels& kernels, const float* values, const Tensor&
 float* row_target(CpuContext& context, const Tensor& y, int64_t row, int worker) {
   if (y.dtype() == DType::kF32) return y.data<float>() + row * y.cols();
   return context.scratch(worker).first.reserve<float>(y.cols());
-}
-
-void check_output(const Tensor& x, const Tensor& y) {
-  D2Q_CHECK(x.rows() == y.rows() && x.cols() == y.cols(), "{}x{} into {}x{}", x.rows(), x.cols(),
-            y.rows(), y.cols());
-  D2Q_CHECK(x.dtype() == DType::kF32 && (y.dtype() == DType::kF32 || y.dtype() == DType::kBF16),
-            "dtypes {} {}", static_cast<int>(x.dtype()), static_cast<int>(y.dtype()));
 }
 
 void activate_row(const ForwardKernels& kernels, Activation act, const float* x, const float* up,
@@ -176,16 +170,8 @@ void norm_cpu(CpuContext& context, const Tensor& x, const NormParams& params, co
 
 void rope_cpu(CpuContext& context, const Tensor& x, int64_t n_heads,
               std::span<const int32_t> positions, const Tensor& cos, const Tensor& sin) {
-  D2Q_CHECK(n_heads > 0 && x.cols() % n_heads == 0, "{} columns in {} heads", x.cols(), n_heads);
+  check_rope(x, n_heads, positions, cos, sin);
   const int64_t head_dim = x.cols() / n_heads, half = cos.cols();
-  D2Q_CHECK(2 * half <= head_dim && sin.cols() == half && sin.rows() == cos.rows(),
-            "tables {}x{} {}x{} for head size {}", cos.rows(), half, sin.rows(), sin.cols(),
-            head_dim);
-  D2Q_CHECK(static_cast<int64_t>(positions.size()) == x.rows(), "{} positions for {} rows",
-            positions.size(), x.rows());
-  for (const int32_t position : positions) {
-    D2Q_CHECK(position >= 0 && position < cos.rows(), "position {} of {}", position, cos.rows());
-  }
   context.for_blocks(x.rows(), rows_per_task(x.cols()), [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t position = positions[static_cast<size_t>(row)];

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "kernels/cpu/gradients.h"
+#include "kernels/operation_checks.h"
 
 namespace d2q {
 namespace {
@@ -88,17 +89,8 @@ void norm_gradient(GradientContext& context, const Tensor& x, const NormParams& 
 
 void rope_gradient(CpuContext& context, const Tensor& d_x, int64_t n_heads,
                    std::span<const int32_t> positions, const Tensor& cos, const Tensor& sin) {
-  D2Q_CHECK(n_heads > 0 && d_x.cols() % n_heads == 0, "{} columns in {} heads", d_x.cols(),
-            n_heads);
+  check_rope(d_x, n_heads, positions, cos, sin);
   const int64_t head_dim = d_x.cols() / n_heads, half = cos.cols();
-  D2Q_CHECK(2 * half <= head_dim && sin.cols() == half && sin.rows() == cos.rows(),
-            "tables {}x{} {}x{} for head size {}", cos.rows(), half, sin.rows(), sin.cols(),
-            head_dim);
-  D2Q_CHECK(static_cast<int64_t>(positions.size()) == d_x.rows(), "{} positions for {} rows",
-            positions.size(), d_x.rows());
-  for (const int32_t position : positions) {
-    D2Q_CHECK(position >= 0 && position < cos.rows(), "position {} of {}", position, cos.rows());
-  }
   context.for_blocks(
       d_x.rows(), rows_per_task(d_x.cols()), [&](int64_t begin, int64_t end, int worker) {
         float* opposite = context.scratch(worker).first.reserve<float>(half);

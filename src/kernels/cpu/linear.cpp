@@ -1,4 +1,5 @@
 #include "kernels/cpu/forward_ops.h"
+#include "kernels/operation_checks.h"
 
 namespace d2q {
 namespace {
@@ -65,15 +66,11 @@ const BFloat16* rounded_to_bf16(CpuContext& context, const Tensor& x) {
 void linear_cpu(CpuContext& context, const Tensor& x, const Tensor& w, const Tensor& bias,
                 const Tensor& y) {
   const int64_t tokens = x.rows(), in = w.cols(), out = w.rows();
-  D2Q_CHECK(x.cols() == in && y.rows() == tokens && y.cols() == out, "{}x{} times {}x{} into {}x{}",
-            tokens, x.cols(), out, in, y.rows(), y.cols());
-  D2Q_CHECK(bias.empty() || bias.size() == out, "bias of {} for {} outputs", bias.size(), out);
-  const bool f32 = w.dtype() == DType::kF32;
-  D2Q_CHECK(f32 ? x.dtype() == DType::kF32 : w.dtype() == DType::kBF16, "x and w dtypes {} {}",
-            static_cast<int>(x.dtype()), static_cast<int>(w.dtype()));
+  check_linear(x, w, bias, y);
   if (y.empty()) return;
   if (tokens <= kMaxDotTokens) return linear_by_dots(context, x, w, bias, y);
 
+  const bool f32 = w.dtype() == DType::kF32;
   const BFloat16* narrow = f32 ? nullptr : rounded_to_bf16(context, x);
   const int64_t tile_tokens = even_block(tokens, kTileTokens);
   const int64_t tile_outputs = even_block(out, kTileOutputs);

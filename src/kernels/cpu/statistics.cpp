@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "kernels/cpu/forward_ops.h"
+#include "kernels/operation_checks.h"
 
 namespace d2q {
 namespace {
@@ -36,12 +37,7 @@ void accumulate_tile(CpuContext& context, const T* a, const T* b, int64_t tokens
 void accumulate(CpuContext& context, const Tensor& a, const Tensor& b, float scale,
                 const Tensor& sum, bool lower_only) {
   const int64_t n = a.cols();
-  D2Q_CHECK(b.cols() == n && a.rows() == b.rows() && a.dtype() == b.dtype(), "{}x{} and {}x{}",
-            a.rows(), n, b.rows(), b.cols());
-  D2Q_CHECK(sum.rows() == n && sum.cols() == n, "sum {}x{} for width {}", sum.rows(), sum.cols(),
-            n);
-  D2Q_CHECK(a.dtype() == DType::kF32 || a.dtype() == DType::kBF16, "dtype {}",
-            static_cast<int>(a.dtype()));
+  check_accumulation(a, b, sum);
   const int64_t tile = even_block(n, kTile);
   const int64_t n_tiles = (n + tile - 1) / tile;
   context.pool.parallel_for(n_tiles * n_tiles, [&](int64_t task, int worker) {

@@ -2,16 +2,10 @@
 #include <algorithm>
 
 #include "kernels/cuda/cuda_forward_ops.h"
+#include "kernels/operation_checks.h"
 
 namespace d2q {
 namespace {
-
-void check_output(const Tensor& x, const Tensor& y) {
-  D2Q_CHECK(x.rows() == y.rows() && x.cols() == y.cols(), "{}x{} into {}x{}", x.rows(), x.cols(),
-            y.rows(), y.cols());
-  D2Q_CHECK(x.dtype() == DType::kF32 && (y.dtype() == DType::kF32 || y.dtype() == DType::kBF16),
-            "dtypes {} {}", static_cast<int>(x.dtype()), static_cast<int>(y.dtype()));
-}
 
 /// Rows are blocks of a launch in places.
 void check_rows(int64_t rows) { D2Q_CHECK(rows < (int64_t{1} << 31), "{} rows", rows); }
@@ -109,16 +103,8 @@ void norm_cuda(CudaContext& context, const Tensor& x, const NormParams& params, 
 
 void rope_cuda(CudaContext& context, DeviceIntegers& integers, const Tensor& x, int64_t n_heads,
                std::span<const int32_t> positions, const Tensor& cos, const Tensor& sin) {
-  D2Q_CHECK(n_heads > 0 && x.cols() % n_heads == 0, "{} columns in {} heads", x.cols(), n_heads);
+  check_rope(x, n_heads, positions, cos, sin);
   const int64_t head_dim = x.cols() / n_heads, half = cos.cols();
-  D2Q_CHECK(2 * half <= head_dim && sin.cols() == half && sin.rows() == cos.rows(),
-            "tables {}x{} {}x{} for head size {}", cos.rows(), half, sin.rows(), sin.cols(),
-            head_dim);
-  D2Q_CHECK(static_cast<int64_t>(positions.size()) == x.rows(), "{} positions for {} rows",
-            positions.size(), x.rows());
-  for (const int32_t position : positions) {
-    D2Q_CHECK(position >= 0 && position < cos.rows(), "position {} of {}", position, cos.rows());
-  }
   if (x.empty()) return;
   check_cuda(cuda::launch_rope(x.data<float>(), x.rows(), n_heads, head_dim, half,
                                integers.upload(context, positions), cos.data<float>(),

@@ -8,6 +8,7 @@
 #include "kernels/cuda/cuda_forward_ops.h"
 #include "kernels/cuda/cuda_gradient_kernels.h"
 #include "kernels/cuda/cuda_launch.h"
+#include "kernels/operation_checks.h"
 
 namespace d2q {
 namespace {
@@ -128,17 +129,8 @@ class CudaGradients final : public GradientOps {
 
   void rope(const Tensor& d_x, int64_t n_heads, std::span<const int32_t> positions,
             const Tensor& cos, const Tensor& sin) override {
-    D2Q_CHECK(n_heads > 0 && d_x.cols() % n_heads == 0, "{} columns in {} heads", d_x.cols(),
-              n_heads);
+    check_rope(d_x, n_heads, positions, cos, sin);
     const int64_t head_dim = d_x.cols() / n_heads, half = cos.cols();
-    D2Q_CHECK(2 * half <= head_dim && sin.cols() == half && sin.rows() == cos.rows(),
-              "tables {}x{} {}x{} for head size {}", cos.rows(), half, sin.rows(), sin.cols(),
-              head_dim);
-    D2Q_CHECK(static_cast<int64_t>(positions.size()) == d_x.rows(), "{} positions for {} rows",
-              positions.size(), d_x.rows());
-    for (const int32_t position : positions) {
-      D2Q_CHECK(position >= 0 && position < cos.rows(), "position {} of {}", position, cos.rows());
-    }
     if (d_x.empty()) return;
     check_cuda(cuda::launch_rope_gradient(d_x.data<float>(), d_x.rows(), n_heads, head_dim, half,
                                           positions_.upload(*context_, positions),

@@ -4,6 +4,7 @@
 #include "codec/packed_geometry.h"
 #include "kernels/cuda/cuda_forward_ops.h"
 #include "kernels/cuda/cuda_packed_kernels.h"
+#include "kernels/operation_checks.h"
 
 namespace d2q {
 namespace {
@@ -67,16 +68,6 @@ void accumulate_panel(CudaContext& context, const Tensor& a, const Tensor& b, in
   }
 }
 
-void check_sum(const Tensor& a, const Tensor& b, const Tensor& sum) {
-  const int64_t n = a.cols();
-  D2Q_CHECK(b.cols() == n && a.rows() == b.rows() && a.dtype() == b.dtype(), "{}x{} and {}x{}",
-            a.rows(), n, b.rows(), b.cols());
-  D2Q_CHECK(sum.rows() == n && sum.cols() == n, "sum {}x{} for width {}", sum.rows(), sum.cols(),
-            n);
-  D2Q_CHECK(a.dtype() == DType::kF32 || a.dtype() == DType::kBF16, "dtype {}",
-            static_cast<int>(a.dtype()));
-}
-
 cuda::PackedWeights weights_of(const PackedTensor& packed) {
   const PackedGeometry geometry = geometry_of(packed.layout);
   return {.codes = packed.codes.data<uint8_t>(),
@@ -111,13 +102,7 @@ void check_packed(const Tensor& x, const PackedTensor& w, const Tensor& bias, co
 
 void linear_cuda(CudaContext& context, const Tensor& x, const Tensor& w, const Tensor& bias,
                  const Tensor& y) {
-  const int64_t tokens = x.rows(), in = w.cols(), out = w.rows();
-  D2Q_CHECK(x.cols() == in && y.rows() == tokens && y.cols() == out, "{}x{} times {}x{} into {}x{}",
-            tokens, x.cols(), out, in, y.rows(), y.cols());
-  D2Q_CHECK(bias.empty() || bias.size() == out, "bias of {} for {} outputs", bias.size(), out);
-  const bool f32 = w.dtype() == DType::kF32;
-  D2Q_CHECK(f32 ? x.dtype() == DType::kF32 : w.dtype() == DType::kBF16, "x and w dtypes {} {}",
-            static_cast<int>(x.dtype()), static_cast<int>(w.dtype()));
+  check_linear(x, w, bias, y);
   if (y.empty()) return;
   const float beta = start_with_bias(context, bias, y);
   multiply(context, in_dtype(context, x, w.dtype()), w, beta, y, 0);
@@ -153,7 +138,7 @@ void packed_linear_cuda(CudaContext& context, const Tensor& x, const PackedTenso
 }
 
 void accumulate_gram_cuda(CudaContext& context, const Tensor& x, float scale, const Tensor& sum) {
-  check_sum(x, x, sum);
+  check_accumulation(x, x, sum);
   // Panels of columns, each from its diagonal down: with eight, a little more than half of the
   // work. A panel of less than kPanelElements would leave multiprocessors idle and save no time.
   const int64_t n = x.cols();
@@ -166,7 +151,7 @@ void accumulate_gram_cuda(CudaContext& context, const Tensor& x, float scale, co
 
 void accumulate_cross_cuda(CudaContext& context, const Tensor& a, const Tensor& b, float scale,
                            const Tensor& sum) {
-  check_sum(a, b, sum);
+  check_accumulation(a, b, sum);
   accumulate_panel(context, a, b, 0, 0, a.cols(), scale, sum);
 }
 
