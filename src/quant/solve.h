@@ -52,10 +52,10 @@ PackedLinear pack_solution(const LinearSolution& solution);
 
 /// How the linears of an input set are solved.
 struct SolveOptions {
-  double alpha = 0.25;             // weight of the asymmetric term
-  double damping = 0.01;           // first rung of the ladder
-  bool refine = false;             // METHOD.md §8: exact target, scale refit; else §4
-  int refine_rounds = 0;           // rounds of §8.3 and §8.4 before the last refit
+  double alpha = 0.25;    // weight of the asymmetric term
+  double damping = 0.01;  // first rung of the ladder
+  bool refine = false;    // METHOD.md §8: exact target, scale refit; else §4
+  int refine_rounds = 0;  // rounds of §8.3 and §8.4 before the last refit
 };
 
 /// Solver for one input set. Not thread-safe; works on the pool and the device.

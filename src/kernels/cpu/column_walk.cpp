@@ -49,7 +49,9 @@ class CpuSolver final : public SolverOps {
   CpuSolver(ThreadPool& pool, const SolverKernels& kernels) : pool_(pool), kernels_(kernels) {}
 
   void column_walk(const ColumnWalk& walk) override;
-  void refit_scales(const Refinement& refinement) override { refit_scales_cpu(refinement, kernels_, pool_); }
+  void refit_scales(const Refinement& refinement) override {
+    refit_scales_cpu(refinement, kernels_, pool_);
+  }
   void refine_codes(const Refinement& refinement) override {
     refine_codes_cpu(refinement, kernels_, pool_);
   }
