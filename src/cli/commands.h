@@ -29,6 +29,7 @@ void add_eval_command(CLI::App& app, Program& program);
 void add_run_command(CLI::App& app, Program& program);
 void add_inspect_command(CLI::App& app, Program& program);
 void add_info_command(CLI::App& app, Program& program);
+void add_bench_command(CLI::App& app, Program& program);
 /// Hidden: prints docs/cli.md from the table itself.
 void add_docs_command(CLI::App& app, Program& program);
 

@@ -46,6 +46,7 @@ void build_program(CLI::App& app, Program& program) {
   add_run_command(app, program);
   add_inspect_command(app, program);
   add_info_command(app, program);
+  add_bench_command(app, program);
   add_docs_command(app, program);
 }
 

@@ -3,18 +3,22 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 
 #include "base/thread_pool.h"
 #include "codec/packed_matrix.h"
+#include "kernels/linear_weights.h"
 #include "kernels/solver_ops.h"
 #include "kernels/tensor.h"
 
 namespace d2q {
 
+class DecodeOps;
 class GradientOps;
+class Repeatable;
 
 enum class NormKind { kRms, kLayer };
 enum class Activation { kSilu, kGelu, kGeluTanh, kRelu };
@@ -36,13 +40,6 @@ struct AttentionShape {
   int64_t sequence_length = 0;  // queries a sequence; q has n_sequences * sequence_length rows
   int64_t past_length = 0;      // keys of each sequence that precede its first query (kv cache)
   int64_t window = 0;           // sliding window in tokens; 0 = unlimited
-};
-
-/// A packed matrix in a device's memory. Copies share it.
-struct PackedTensor {
-  PackedLayout layout;
-  Tensor codes;   // [1, codes_bytes()] u8, in the order of codec/packed_matrix.h
-  Tensor scales;  // [1, scales_count()] f16
 };
 
 /// One device. Methods are called from one thread; they use all cores or the whole GPU themselves.
@@ -98,6 +95,15 @@ class Device {
   /// losses[t] = -log softmax(logits[t, :])[targets[t]], in f64; logits [T, vocabulary] f32.
   virtual void cross_entropy(const Tensor& logits, std::span<const int32_t> targets,
                              std::span<double> losses) = 0;
+
+  // --- decoding -------------------------------------------------------------------------------
+  virtual DecodeOps& decoding() = 0;
+  /// `work` as something to run many times. Its first run is an ordinary one; then a device may
+  /// record what it enqueues and replay that, so work must enqueue the same operations on the same
+  /// tensors every time and neither read nor wait for results. What it refers to outlives it.
+  virtual std::unique_ptr<Repeatable> repeatable(std::function<void()> work) = 0;
+  /// Waits for all operations enqueued so far.
+  virtual void synchronize() = 0;
 
   // --- statistics -----------------------------------------------------------------------------
   /// sum[n, n] f32 += scale * xᵀ x; x [T, n] f32 or bf16 (products exact, f32 sums). Only tiles on

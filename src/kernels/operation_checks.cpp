@@ -1,6 +1,7 @@
 #include "kernels/operation_checks.h"
 
 #include "base/error.h"
+#include "kernels/device.h"
 
 namespace d2q {
 
@@ -43,6 +44,56 @@ void check_output(const Tensor& x, const Tensor& y) {
             y.rows(), y.cols());
   D2Q_CHECK(x.dtype() == DType::kF32 && (y.dtype() == DType::kF32 || y.dtype() == DType::kBF16),
             "dtypes {} {}", static_cast<int>(x.dtype()), static_cast<int>(y.dtype()));
+}
+
+void check_decode_embed(const Tensor& tokens, const Linear& table, const Tensor& y) {
+  const int64_t width = table.packed ? table.packed->layout.cols : table.dense.cols();
+  D2Q_CHECK(tokens.size() == y.rows() && tokens.dtype() == DType::kI32 && y.cols() == width &&
+                y.dtype() == DType::kF32,
+            "{} tokens of width {} into {}x{}", tokens.size(), width, y.rows(), y.cols());
+}
+
+void check_projections(const Tensor& x, std::span<const Linear* const> linears, const Tensor& y) {
+  int64_t rows = 0;
+  for (const Linear* linear : linears) {
+    const int64_t cols = linear->packed ? linear->packed->layout.cols : linear->dense.cols();
+    D2Q_CHECK(cols == x.cols(), "x has {} columns, weights {}", x.cols(), cols);
+    D2Q_CHECK(linear->bias.empty() || linear->bias.size() == linear->rows(), "bias of {} for {}",
+              linear->bias.size(), linear->rows());
+    rows += linear->rows();
+  }
+  D2Q_CHECK(x.rows() == y.rows() && y.cols() == rows && x.dtype() == DType::kF32 &&
+                y.dtype() == DType::kF32,
+            "x {}x{}, y {}x{}, {} rows of weights", x.rows(), x.cols(), y.rows(), y.cols(), rows);
+}
+
+void check_decode_attention(const Tensor& projections, const Tensor& positions,
+                            const AttentionShape& shape, const DecodeAttention& attention,
+                            const Tensor& keys, const Tensor& values, const Tensor& y) {
+  const int64_t n = y.rows(), dim = shape.head_dim;
+  D2Q_CHECK(n > 0 && shape.n_kv_heads > 0 && shape.n_heads % shape.n_kv_heads == 0,
+            "{} sequences, {} heads share {} kv heads", n, shape.n_heads, shape.n_kv_heads);
+  D2Q_CHECK(projections.rows() == n && y.cols() == shape.n_heads * dim &&
+                projections.cols() == (shape.n_heads + 2 * shape.n_kv_heads) * dim &&
+                projections.dtype() == DType::kF32 && y.dtype() == DType::kF32,
+            "projections {}x{}, y {}x{}", projections.rows(), projections.cols(), n, y.cols());
+  D2Q_CHECK(positions.size() == n && positions.dtype() == DType::kI32, "{} positions for {}",
+            positions.size(), n);
+  D2Q_CHECK(keys.rows() > 0 && keys.rows() % n == 0 && keys.cols() == shape.n_kv_heads * dim &&
+                values.rows() == keys.rows() && values.cols() == keys.cols() &&
+                keys.dtype() == DType::kF16 && values.dtype() == DType::kF16,
+            "keys {}x{}, values {}x{} for {} sequences", keys.rows(), keys.cols(), values.rows(),
+            values.cols(), n);
+  D2Q_CHECK(2 * attention.cos.cols() <= dim && attention.sin.cols() == attention.cos.cols() &&
+                attention.cos.rows() >= keys.rows() / n &&
+                attention.sin.rows() == attention.cos.rows(),
+            "rotation tables {}x{} for heads of {} and {} positions", attention.cos.rows(),
+            attention.cos.cols(), dim, keys.rows() / n);
+  for (const NormParams* norm : {attention.q_norm, attention.k_norm}) {
+    D2Q_CHECK(norm == nullptr ||
+                  (norm->kind == NormKind::kRms && norm->gain.size() == dim && norm->shift.empty()),
+              "norm of heads with gain of {} for {}", norm->gain.size(), dim);
+  }
 }
 
 }  // namespace d2q

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/decode_ops.h"
 #include "kernels/tensor.h"
 
 namespace d2q {
@@ -18,5 +19,14 @@ void check_rope(const Tensor& x, int64_t n_heads, std::span<const int32_t> posit
 void check_accumulation(const Tensor& a, const Tensor& b, const Tensor& sum);
 /// x [T, n] f32 into y of the same shape, f32 or bf16.
 void check_output(const Tensor& x, const Tensor& y);
+
+/// DecodeOps::embed.
+void check_decode_embed(const Tensor& tokens, const Linear& table, const Tensor& y);
+/// DecodeOps::project and, with one linear of y's width, the other projections.
+void check_projections(const Tensor& x, std::span<const Linear* const> linears, const Tensor& y);
+/// DecodeOps::attend.
+void check_decode_attention(const Tensor& projections, const Tensor& positions,
+                            const AttentionShape& shape, const DecodeAttention& attention,
+                            const Tensor& keys, const Tensor& values, const Tensor& y);
 
 }  // namespace d2q

@@ -13,13 +13,6 @@
 
 namespace d2q {
 
-/// A linear layer: exactly one of dense and packed. bias may be empty.
-struct Linear {
-  Tensor dense;                        // [out, in] f32 or bf16
-  std::optional<PackedTensor> packed;  // on the CPU a view of the file's mapping
-  Tensor bias;                         // [1, out] f32
-};
-
 /// y[T, out] f32 = linear(x). `products`: precision of the expanded panels of packed codes.
 void apply(Device& device, const Linear& linear, const Tensor& x, const Tensor& y, DType products);
 

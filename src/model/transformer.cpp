@@ -67,6 +67,11 @@ struct Transformer::Impl {
     return rope;
   }
 
+  /// Whether single tokens are decoded by a Decoder: it pays where steps are recorded.
+  bool decodes_in_steps() const {
+    return Decoder::supports(config) && device.decoding().is_faster(attention_shape(config, 1, 0));
+  }
+
   void check_ids(std::span<const int32_t> ids) const {
     for (const int32_t id : ids) {
       if (id < 0 || id >= config.vocab_size) {
@@ -171,14 +176,44 @@ void Transformer::head(const Tensor& hidden, const Tensor& logits) {
   apply(impl_->device, impl_->output, hidden, logits, impl_->products);
 }
 
+std::unique_ptr<Decoder> Transformer::make_decoder(DecoderCache cache) {
+  const DecoderWeights weights{.config = &impl_->config,
+                               .embedding = {.dense = impl_->embedding, .packed = {}, .bias = {}},
+                               .blocks = &impl_->blocks,
+                               .final_norm = &impl_->final_norm,
+                               .output = &impl_->output};
+  return std::make_unique<Decoder>(impl_->device, weights, std::move(cache), impl_->products);
+}
+
+int64_t Transformer::decoded_bytes() const {
+  int64_t bytes = 0;
+  const auto add = [&](const Linear& linear) {
+    bytes += linear.packed ? linear.packed->codes.n_bytes() + linear.packed->scales.n_bytes()
+                           : linear.dense.n_bytes();
+  };
+  for (const BlockWeights& w : impl_->blocks) {
+    for (const Linear* linear : {&w.q, &w.k, &w.v, &w.o, &w.gate, &w.up, &w.down}) add(*linear);
+  }
+  add(impl_->output);
+  return bytes;
+}
+
 Tensor Transformer::decode(std::span<const int32_t> ids, KvCache& cache) {
   const auto n = static_cast<int64_t>(ids.size());
   D2Q_CHECK(n > 0, "no tokens to decode");
   impl_->check_ids(ids);
-  if (n > cache.capacity_ - cache.length_) {
+  if (n > cache.capacity() - cache.length_) {
     fail(ErrorCode::kInvalidArgument,
          "context: {} tokens after {} do not fit into the cache's {}; ask for a longer context", n,
-         cache.length_, cache.capacity_);
+         cache.length_, cache.capacity());
+  }
+  if (n == 1 && impl_->decodes_in_steps()) {
+    if (!cache.decoder_) cache.decoder_ = make_decoder(cache.layers_);
+    const auto position = static_cast<int32_t>(cache.length_);
+    cache.decoder_->set(ids, std::span(&position, 1));
+    cache.decoder_->step();
+    ++cache.length_;
+    return cache.decoder_->logits();
   }
   Tensor x;
   for (int64_t begin = 0; begin < n; begin += kPrefillTokens) {
@@ -186,7 +221,7 @@ Tensor Transformer::decode(std::span<const int32_t> ids, KvCache& cache) {
     x = impl_->device.allocate(count, impl_->config.hidden_size, DType::kF32);
     impl_->device.embed(ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
                         impl_->embedding, x);
-    impl_->run_blocks_cached(x, cache.length_, cache.keys_, cache.values_);
+    impl_->run_blocks_cached(x, cache.length_, cache.layers_.keys, cache.layers_.values);
     cache.length_ += count;
   }
   const Tensor last = x.row_range(x.rows() - 1, 1);

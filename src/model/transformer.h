@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "model/block.h"
+#include "model/decoder.h"
 
 namespace d2q {
 
@@ -17,16 +18,15 @@ class KvCache {
  public:
   KvCache(Device& device, const ModelConfig& config, int64_t capacity);
   int64_t length() const noexcept { return length_; }
-  int64_t capacity() const noexcept { return capacity_; }
+  int64_t capacity() const noexcept { return layers_.capacity; }
   /// Forgets all tokens from `length` on (prefix reuse).
   void truncate(int64_t length);
 
  private:
   friend class Transformer;
-  int64_t capacity_ = 0;
+  DecoderCache layers_;
   int64_t length_ = 0;
-  std::vector<Tensor> keys_;  // a layer: [capacity, n_kv_heads*head_dim] f16
-  std::vector<Tensor> values_;
+  std::unique_ptr<Decoder> decoder_;  // made at the first token decoded by itself
 };
 
 class Transformer {
@@ -45,7 +45,13 @@ class Transformer {
   Tensor forward_hidden(std::span<const int32_t> ids, int64_t sequence_length);
   /// y = head(hidden): [T, vocab_size]. Call in slices to bound memory.
   void head(const Tensor& hidden, const Tensor& logits);
-  /// Appends `ids` to the cache and returns the logits of the last token, [1, vocab_size].
+  /// A decoder of several sequences at once, on tensors of make_decoder_cache(). The transformer
+  /// outlives it.
+  std::unique_ptr<Decoder> make_decoder(DecoderCache cache);
+  /// Bytes that a decoding step reads of the weights.
+  int64_t decoded_bytes() const;
+  /// Appends `ids` to the cache and returns the logits of the last token, [1, vocab_size], valid
+  /// until the next call. The transformer outlives the cache.
   Tensor decode(std::span<const int32_t> ids, KvCache& cache);
 
  private:

@@ -5,6 +5,7 @@
 
 #include "base/checked.h"
 #include "kernels/cpu/cpu_solver.h"
+#include "kernels/cpu/decode.h"
 #include "kernels/cpu/forward_ops.h"
 #include "kernels/cpu/gradients.h"
 #include "kernels/cpu/memory_pool.h"
@@ -16,6 +17,16 @@ namespace {
 
 /// Freed tensors kept for reuse: about the temporaries of one block's stage.
 constexpr uint64_t kPoolBytes = 256u << 20;
+
+/// There is nothing to record: operations run when they are called.
+class RepeatedCall final : public Repeatable {
+ public:
+  explicit RepeatedCall(std::function<void()> work) : work_(std::move(work)) {}
+  void run() override { work_(); }
+
+ private:
+  std::function<void()> work_;
+};
 
 /// Nothing writes through it: packed matrices are read only.
 template <typename T>
@@ -102,6 +113,12 @@ class CpuDevice final : public Device {
     cross_entropy_cpu(context_, logits, targets, losses);
   }
 
+  DecodeOps& decoding() override { return *decode_; }
+  std::unique_ptr<Repeatable> repeatable(std::function<void()> work) override {
+    return std::make_unique<RepeatedCall>(std::move(work));
+  }
+  void synchronize() override {}
+
   void accumulate_gram(const Tensor& x, float scale, const Tensor& sum) override {
     accumulate_gram_cpu(context_, x, scale, sum);
   }
@@ -125,6 +142,7 @@ class CpuDevice final : public Device {
   const PackedKernels& packed_;
   std::unique_ptr<SolverOps> solver_;
   std::unique_ptr<GradientOps> gradients_;
+  std::unique_ptr<DecodeOps> decode_ = make_cpu_decode(*this);
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "kernels/cuda/cuda_decode.h"
 #include "kernels/cuda/cuda_forward_ops.h"
 #include "kernels/cuda/cuda_gradients.h"
 #include "kernels/cuda/cuda_solver.h"
@@ -14,6 +15,7 @@ class CudaDevice final : public Device {
  public:
   explicit CudaDevice(std::shared_ptr<CudaContext> context)
       : context_(std::move(context)),
+        decode_(make_cuda_decode(context_)),
         solver_(make_cuda_solver(context_)),
         gradients_(make_cuda_gradients(context_)) {}
 
@@ -84,6 +86,12 @@ class CudaDevice final : public Device {
     cross_entropy_cuda(*context_, ids_, logits, targets, losses);
   }
 
+  DecodeOps& decoding() override { return *decode_; }
+  std::unique_ptr<Repeatable> repeatable(std::function<void()> work) override {
+    return make_cuda_repeatable(context_, std::move(work));
+  }
+  void synchronize() override { context_->synchronize(); }
+
   void accumulate_gram(const Tensor& x, float scale, const Tensor& sum) override {
     accumulate_gram_cuda(*context_, x, scale, sum);
   }
@@ -105,6 +113,7 @@ class CudaDevice final : public Device {
   std::shared_ptr<CudaContext> context_;
   DeviceIntegers ids_;
   DeviceIntegers positions_;
+  std::unique_ptr<DecodeOps> decode_;
   std::unique_ptr<SolverOps> solver_;
   std::unique_ptr<GradientOps> gradients_;
 };

@@ -44,8 +44,9 @@ void cross_entropy_cuda(CudaContext& context, DeviceIntegers& integers, const Te
 
 void linear_cuda(CudaContext& context, const Tensor& x, const Tensor& w, const Tensor& bias,
                  const Tensor& y);
-/// Up to eight tokens run on the codes with f32 products; more expand panels of rows in `products`,
-/// in a workspace of at most about 64 MB.
+/// kF32: up to eight tokens run on the codes with f32 products. kBF16: up to 64 run on the codes
+/// with 16-bit inputs (cuda_decode_kernels.h), where the groups allow it. More expand panels of
+/// rows in `products`, in a workspace of at most about 64 MB.
 void packed_linear_cuda(CudaContext& context, const Tensor& x, const PackedTensor& w,
                         const Tensor& bias, const Tensor& y, DType products);
 void attention_cuda(CudaContext& context, const Tensor& q, const Tensor& k, const Tensor& v,

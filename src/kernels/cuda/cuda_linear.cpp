@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "codec/packed_geometry.h"
+#include "kernels/cuda/cuda_decode_product.h"
 #include "kernels/cuda/cuda_forward_ops.h"
 #include "kernels/cuda/cuda_packed_kernels.h"
 #include "kernels/operation_checks.h"
@@ -68,20 +69,6 @@ void accumulate_panel(CudaContext& context, const Tensor& a, const Tensor& b, in
   }
 }
 
-cuda::PackedWeights weights_of(const PackedTensor& packed) {
-  const PackedGeometry geometry = geometry_of(packed.layout);
-  return {.codes = packed.codes.data<uint8_t>(),
-          .scales = &packed.scales.data<Half>()->bits,
-          .sign_planes = packed.layout.kind == PackedKind::kSignPlanes,
-          .bits = packed.layout.bits,
-          .rows = packed.layout.rows,
-          .cols = packed.layout.cols,
-          .group_size = packed.layout.group_size,
-          .n_groups = geometry.n_groups,
-          .group_steps = geometry.group_steps,
-          .tile_steps = geometry.tile_steps};
-}
-
 void check_packed(const Tensor& x, const PackedTensor& w, const Tensor& bias, const Tensor& y,
                   DType products) {
   validate(w.layout, "packed linear");
@@ -112,7 +99,21 @@ void packed_linear_cuda(CudaContext& context, const Tensor& x, const PackedTenso
                         const Tensor& bias, const Tensor& y, DType products) {
   check_packed(x, w, bias, y, products);
   if (y.empty()) return;
-  const cuda::PackedWeights weights = weights_of(w);
+  const cuda::PackedWeights weights = packed_weights(w);
+  if (products == DType::kBF16 && x.rows() <= kMaxQuantizedTokens && cuda::is_decodable(weights)) {
+    const Linear linear{.dense = {}, .packed = w, .bias = bias};
+    const Linear* const one = &linear;
+    const Tensor wide = in_dtype(context, x, DType::kF32);
+    for (int64_t begin = 0; begin < x.rows(); begin += cuda::kMaxDecodeTokens) {
+      const int64_t count = std::min<int64_t>(cuda::kMaxDecodeTokens, x.rows() - begin);
+      const std::shared_ptr<void> memory =
+          context.allocate_bytes(ProductInput::input_bytes(count, x.cols()));
+      const ProductInput input(context, wide.row_range(begin, count), nullptr, memory.get());
+      input.multiply(std::span(&one, 1), cuda::ProductOutput::kStore, cuda::Curve::kSilu,
+                     y.row_range(begin, count), 0);
+    }
+    return;
+  }
   if (x.rows() <= cuda::kMaxPackedTokens) {
     const Tensor wide = in_dtype(context, x, DType::kF32);
     check_cuda(cuda::launch_packed_product(weights, wide.data<float>(), x.rows(),

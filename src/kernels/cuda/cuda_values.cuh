@@ -5,6 +5,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cmath>
+
 #include "kernels/cuda/cuda_forward_kernels.h"
 #include "kernels/cuda/cuda_launch.h"
 
@@ -44,6 +46,21 @@ __device__ inline void store_value(const Values& y, int64_t i, float value) {
 /// This thread's element of a launch with one thread an element.
 __device__ inline int64_t element_index() {
   return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
+/// act(x).
+__device__ inline float activation_of(Curve curve, float x) {
+  switch (curve) {
+    case Curve::kSilu:
+      return x / (1.0f + expf(-x));
+    case Curve::kGelu:
+      return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+    case Curve::kGeluTanh:
+      return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
+    case Curve::kRelu:
+      return x < 0.0f ? 0.0f : x;  // keeps NaN
+  }
+  return x;
 }
 
 struct Sum {

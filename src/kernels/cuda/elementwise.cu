@@ -60,24 +60,10 @@ __global__ void rope(float* x, int64_t n, int64_t n_heads, int64_t head_dim, int
   pair[half] = b * cos[angle] + a * sin[angle];
 }
 
-__device__ float activated(Curve curve, float x) {
-  switch (curve) {
-    case Curve::kSilu:
-      return x / (1.0f + expf(-x));
-    case Curve::kGelu:
-      return 0.5f * x * (1.0f + erff(x * 0.70710678f));
-    case Curve::kGeluTanh:
-      return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
-    case Curve::kRelu:
-      return x < 0.0f ? 0.0f : x;  // keeps NaN
-  }
-  return x;
-}
-
 __global__ void activation(Curve curve, const float* x, const float* up, int64_t n, Values y) {
   const int64_t i = element_index();
   if (i >= n) return;
-  const float value = activated(curve, x[i]);
+  const float value = activation_of(curve, x[i]);
   store_value(y, i, up != nullptr ? value * up[i] : value);
 }
 

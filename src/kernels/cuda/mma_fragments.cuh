@@ -2,8 +2,8 @@
 //
 // Fragments of mma.m16n8k16, with g = lane / 4 and t = lane % 4: a thread holds of the result rows
 // g and g + 8, columns 2t and 2t + 1; of the left operand the same rows, columns 2t, 2t + 1, 2t + 8
-// and 2t + 9; of the right operand column g, rows 2t, 2t + 1, 2t + 8 and 2t + 9. So two neighbouring
-// 8-column results are the left operand of the next product.
+// and 2t + 9; of the right operand column g, rows 2t, 2t + 1, 2t + 8 and 2t + 9. So two
+// neighbouring 8-column results are the left operand of the next product.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -35,6 +35,19 @@ __device__ inline void multiply(const unsigned (&a)[4], unsigned b0, unsigned b1
       "{%8, %9}, {%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// d = a b + c in integers, mma.m16n8k32: unsigned bytes on the left, signed ones on the right. A
+/// register holds four neighbouring values along k: of the left operand rows g, g + 8, g, g + 8 at
+/// k = 4t, 4t, 4t + 16, 4t + 16; of the right one column g at k = 4t and 4t + 16.
+__device__ inline void multiply_bytes(const unsigned (&a)[4], unsigned b0, unsigned b1,
+                                      const int (&c)[4], int (&d)[4]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%10, %11, %12, %13};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]),
+        "r"(c[2]), "r"(c[3]));
 }
 
 __device__ inline unsigned packed(float low, float high) {

@@ -1,8 +1,11 @@
 // Products with packed weights, and their expansion. A warp reads one step (16 rows by 32 columns)
 // at a time: lane l has row l % 16 and the 16 columns of half l / 16, so that the atoms of a step
 // are read in whole lines.
-#include "kernels/cuda/cuda_packed_kernels.h"
+#include <cmath>
+
+#include "kernels/cuda/cuda_decode_kernels.h"
 #include "kernels/cuda/cuda_values.cuh"
+#include "kernels/cuda/kernel_overlap.cuh"
 
 namespace d2q::cuda {
 namespace {
@@ -193,6 +196,30 @@ __global__ void expand(PackedWeights w, int64_t first_tile, int64_t n_tiles, Val
   }
 }
 
+/// Rows of the matrix, one a token; a thread has 16 columns.
+template <typename F>
+__global__ void embed_packed(PackedWeights w, const int32_t* tokens, float* y) {
+  let_next_kernel_start();
+  wait_for_kernels_before();
+  const int64_t index = element_index(), step = index / 2, b = blockIdx.y;
+  if (step >= w.tile_steps) return;
+  const int64_t token = tokens[b];
+  const bool there = token >= 0 && token < w.rows;
+  const int64_t row = there ? token : 0, tile = row / kTileRows;
+  const int lane = static_cast<int>(row % kTileRows + kTileRows * (index % 2));
+  const LaneColumns columns = lane_columns(w, step, lane);
+  if (columns.count <= 0) return;
+  const LaneCodes<F> packed(w.codes + (tile * w.tile_steps + step) * F::kStepBytes, lane);
+  float params[F::kParams];
+  load_params<F>(w, tile, columns.group, lane % 16, params);
+#pragma unroll
+  for (int j = 0; j < kLaneColumns; ++j) {
+    if (j < columns.count) {
+      y[b * w.cols + columns.begin + j] = there ? weight_of<F>(params, packed.code(j)) : NAN;
+    }
+  }
+}
+
 /// run(Format) for the weights' one.
 template <typename Run>
 cudaError_t with_format(const PackedWeights& weights, const Run& run) {
@@ -246,6 +273,16 @@ cudaError_t launch_expand(const PackedWeights& weights, int64_t first_tile, int6
     expand<decltype(format)>
         <<<n_blocks, kThreads, 0, stream>>>(weights, first_tile, n_tiles, out, aligned);
     return cudaGetLastError();
+  });
+}
+
+cudaError_t launch_decode_embed_packed(const int32_t* tokens, int n_tokens,
+                                       const PackedWeights& table, float* y, const Launch& launch) {
+  if (n_tokens == 0) return cudaSuccess;
+  const dim3 blocks(blocks_for(2 * table.tile_steps), static_cast<unsigned>(n_tokens));
+  return with_format(table, [&](auto format) {
+    return launch_overlapped(embed_packed<decltype(format)>, launch, blocks, kThreads, 0, table,
+                             tokens, y);
   });
 }
 

@@ -1,0 +1,133 @@
+// Launchers of the kernels of a decoding step: one token for each of a few sequences. Read by nvcc
+// too: CUDA's headers only.
+#pragma once
+
+#include "kernels/cuda/cuda_forward_kernels.h"
+#include "kernels/cuda/cuda_launch.h"
+#include "kernels/cuda/cuda_packed_kernels.h"
+
+namespace d2q::cuda {
+
+/// Columns that share one step of the activations' quantization; half of them is the finest group
+/// of weights that these products take.
+constexpr int kInputBlock = 128;
+
+/// Activations in 16 bits: x ≈ step (256 q1 + q2) with bytes q1 and q2 and a step for each token
+/// and block of 128 columns. 2^-16 of the block's largest value is the largest error.
+struct QuantizedInput {
+  unsigned* words = nullptr;  // [blocks][2 tokens, q1 and q2 in turn][32]: four columns a word
+  float* steps = nullptr;     // [blocks][tokens]
+  int* totals = nullptr;  // [blocks][tokens][2]: sums of 256 q1 + q2 over each half of the block
+};
+
+/// The normalisation of an input; without a gain there is none.
+struct InputNorm {
+  const float* gain = nullptr;
+  const float* shift = nullptr;
+  float epsilon = 0.0f;
+  bool subtract_mean = false;
+};
+
+/// The rows of one matrix.
+struct ProductPart {
+  const unsigned char* codes = nullptr;
+  const unsigned short* scales = nullptr;
+  const float* bias = nullptr;
+  int rows = 0;
+  int first_column = 0;  // of y
+};
+
+constexpr int kMaxProductParts = 3;
+
+enum class ProductOutput : int { kStore, kAdd, kGated };
+
+/// y = W norm(x) for up to three matrices of one format, number of columns and group size. kAdd: y
+/// += W norm(x). kGated: y = act(W0 norm(x)) ⊙ (W1 norm(x)), two matrices of the same shape.
+struct DecodeProduct {
+  ProductPart parts[kMaxProductParts];
+  int n_parts = 1;
+  bool sign_planes = true;
+  int bits = 2;
+  int cols = 0;
+  int n_blocks = 0;    // of 128 columns
+  int tile_steps = 0;  // of 32 columns
+  int n_groups = 0;
+  int group_halves = 0;      // half blocks in a group
+  const float* x = nullptr;  // [1, cols]: quantized by every block of threads, or null:
+  InputNorm norm;
+  QuantizedInput input;  // by launch_quantize_input()
+  int n_tokens = 1;      // with x: 1
+  ProductOutput output = ProductOutput::kStore;
+  Curve curve = Curve::kSilu;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+};
+
+/// How a product is cut; zeros let the launcher choose.
+struct ProductCut {
+  int n_warps = 0;  // of a block of threads, which share the columns of 32 rows
+  int blocks_per_processor = 0;
+};
+
+/// The most tokens of launch_decode_product().
+constexpr int kMaxDecodeTokens = 16;
+
+/// Whether the layout is one that launch_decode_product() takes.
+bool is_decodable(const PackedWeights& weights);
+
+cudaError_t launch_decode_product(const DecodeProduct& product, const Launch& launch,
+                                  const ProductCut& cut = {});
+/// norm(x) for x [n_tokens, cols].
+cudaError_t launch_quantize_input(const float* x, const InputNorm& norm, int n_tokens, int cols,
+                                  const QuantizedInput& input, const Launch& launch);
+
+/// y[b, :] = row tokens[b] of the table, [n_rows, width]; a token outside it gives NaN.
+cudaError_t launch_decode_embed(const int32_t* tokens, int n_tokens, const Values& table,
+                                int64_t n_rows, int64_t width, float* y, const Launch& launch);
+/// The same from a packed table.
+cudaError_t launch_decode_embed_packed(const int32_t* tokens, int n_tokens,
+                                       const PackedWeights& table, float* y, const Launch& launch);
+
+/// tokens[b] = index of the largest of logits[b, :], the first of equal ones (NaN is never chosen).
+cudaError_t launch_most_likely(const float* logits, int n_tokens, int64_t vocabulary,
+                               int32_t* tokens, const Launch& launch);
+/// positions[b] += 1.
+cudaError_t launch_advance(int32_t* positions, int n_tokens, const Launch& launch);
+
+/// Attention of one new token a sequence. q, k, v of a row of `projections` lie one after another.
+struct DecodeAttentionProblem {
+  const float* projections = nullptr;  // [n_sequences, (n_heads + 2 n_kv_heads) head_dim]
+  const int32_t* positions = nullptr;  // of the new tokens
+  unsigned short* keys = nullptr;      // f16 [n_sequences, capacity, n_kv_heads * head_dim]
+  unsigned short* values = nullptr;
+  float* y = nullptr;  // [n_sequences, n_heads * head_dim]
+  const float* cos = nullptr;
+  const float* sin = nullptr;         // [*, half]
+  const float* query_gain = nullptr;  // norms of each head, or null
+  const float* key_gain = nullptr;
+  float norm_epsilon = 0.0f;
+  float* partial = nullptr;     // decode_attention_partials() floats
+  unsigned* arrived = nullptr;  // decode_attention_panels() zeros; zeros again afterwards
+  int n_sequences = 1;
+  int n_heads = 0;
+  int n_kv_heads = 0;
+  int head_dim = 0;
+  int half = 0;      // rotated pairs
+  int capacity = 0;  // positions a sequence
+  int window = 0;
+  int n_splits = 1;
+  float scale = 0.0f;
+};
+
+constexpr int kMaxDecodeHeadDim = 256;
+
+/// Parts into which the keys are cut at most.
+int decode_attention_splits(int n_sequences, int n_heads, int n_kv_heads, int capacity,
+                            int n_processors);
+int64_t decode_attention_panels(int n_sequences, int n_heads, int n_kv_heads);
+int64_t decode_attention_partials(int n_sequences, int n_heads, int head_dim, int n_splits);
+/// Normalises and rotates q and k, appends k and v to the cache, and attends over it. A sequence
+/// whose position lies outside the capacity gets NaN and leaves the cache alone.
+cudaError_t launch_decode_attention(const DecodeAttentionProblem& problem, const Launch& launch);
+
+}  // namespace d2q::cuda

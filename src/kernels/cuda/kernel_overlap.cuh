@@ -1,0 +1,66 @@
+// Programmatic dependent launch (Hopper and later): a kernel starts while the one before it drains,
+// reads what never changes (weights), and then waits for the other's results. Older GPUs run
+// kernels one after another, and both functions do nothing there.
+//
+// Every thread of every kernel that is launched this way has to wait before it reads or writes
+// anything that other kernels touch: only then has all that came before finished.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/cuda_launch.h"
+
+namespace d2q::cuda {
+
+__device__ inline void let_next_kernel_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ inline void wait_for_kernels_before() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/// Sixteen bytes that are read once, past the L1 cache; zeros, and nothing is read, unless `there`.
+__device__ inline uint4 load_streamed(const unsigned char* address, bool there) {
+  uint4 v = {0, 0, 0, 0};
+  asm volatile(
+      "{.reg .pred p; setp.ne.u32 p, %5, 0;\n"
+      "@p ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];}"
+      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+      : "l"(address), "r"(static_cast<unsigned>(there)));
+  return v;
+}
+
+/// The same for eight bytes that neighbouring lanes read too.
+__device__ inline uint2 load_constant(const unsigned short* address, bool there) {
+  uint2 v = {0, 0};
+  asm volatile(
+      "{.reg .pred p; setp.ne.u32 p, %3, 0;\n"
+      "@p ld.global.nc.v2.u32 {%0, %1}, [%2];}"
+      : "+r"(v.x), "+r"(v.y)
+      : "l"(address), "r"(static_cast<unsigned>(there)));
+  return v;
+}
+
+/// Launches `kernel` with what is above, or plainly when `launch.overlap` is off.
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch_overlapped(void (*kernel)(Parameters...), const Launch& launch, dim3 blocks,
+                              int threads, size_t shared_bytes, const Arguments&... arguments) {
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = blocks;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = launch.stream;
+  config.attrs = &overlap;
+  config.numAttrs = launch.overlap ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+}  // namespace d2q::cuda
