@@ -43,6 +43,7 @@ struct QuantizeCommand {
   std::optional<int64_t> sequence_length;
   std::optional<uint64_t> seed;
   std::vector<std::string> layers;
+  std::optional<double> target_bits;
   std::vector<std::string> keep;
   bool no_dual_scale = false;
   bool no_deviation_correction = false;
@@ -106,6 +107,7 @@ QuantizeOptions make_options(const QuantizeCommand& command, const Device& devic
   if (command.no_dual_scale) options.dual_scale = false;
   if (command.no_deviation_correction) options.deviation_correction = false;
   if (command.shift_gate) options.shift_gate = parse_shift_gate(*command.shift_gate);
+  set_if_given(options.target_bits, command.target_bits);
   for (const std::string& layer : command.layers)
     options.layers.push_back(parse_layer_override(layer));
   options.keep.insert(options.keep.end(), command.keep.begin(), command.keep.end());
@@ -185,6 +187,10 @@ void add_method_options(CLI::App& quantize, QuantizeCommand& command) {
       ->capture_default_str();
   quantize.add_option("--bits", command.bits, "Bits a weight: 2, 3, 4 or 8 [preset]");
   quantize.add_option("--group", command.group_size, "Columns that share scales [preset]");
+  quantize.add_option(
+      "--target-bits", command.target_bits,
+      "Most bits a weight over the whole model, scales included: linears that bear rounding badly "
+      "get up to 4 bits, the others --bits. Measured on a few calibration windows");
   quantize.add_option("--method", command.method, "Solver [preset]")
       ->check(CLI::IsMember(names(kMethods)));
   quantize.add_option("--rotate", command.rotation, "Rotation of the residual stream [preset]")
@@ -242,6 +248,7 @@ void add_quantize_command(CLI::App& app, Program& program) {
       "  d2quant quantize model.gguf -o model-2bit --bits 2 --group 64 --calib train.txt\n"
       "  d2quant quantize model-dir -o model-3bit --bits 3 --calib train.txt --layer "
       "'down_proj=bits=4'\n"
+      "  d2quant quantize model-dir -o model-mixed --target-bits 2.5 --calib train.txt\n"
       "  d2quant quantize model-dir -o model-2bit --dry-run");
   auto command = std::make_shared<QuantizeCommand>();
   quantize.add_option("MODEL", command->model, "Model folder or GGUF file")->required();

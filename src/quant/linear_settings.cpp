@@ -1,30 +1,50 @@
 #include "quant/linear_settings.h"
 
+#include <algorithm>
 #include <regex>
 
 namespace d2q {
+
+Grid grid_of(const QuantizeOptions& options, int bits, bool is_down) {
+  Grid grid;
+  grid.bits = bits;
+  if ((bits != 2 && bits != 3) || options.method != QuantMethod::kD2Quant) return grid;
+  grid.column_scale = is_down && options.dual_scale;
+  if (grid.column_scale || options.sign_planes) grid.kind = GridKind::kSignPlanes;
+  return grid;
+}
 
 LinearSettings linear_settings(const QuantizeOptions& options, const std::string& name,
                                bool is_down) {
   LinearSettings settings;
   settings.grid.bits = options.bits;
   settings.group_size = options.group_size;
+  const auto allocated = options.allocated_bits.find(name);
+  if (allocated != options.allocated_bits.end()) settings.grid.bits = allocated->second;
   for (const LayerOverride& layer : options.layers) {
     if (!std::regex_search(name, std::regex(layer.pattern))) continue;
-    if (layer.bits != 0) settings.grid.bits = layer.bits;
+    if (layer.bits != 0) {
+      settings.grid.bits = layer.bits;
+      settings.bits_overridden = true;
+    }
     if (layer.group_size != 0) settings.group_size = layer.group_size;
   }
   for (const std::string& pattern : options.keep) {
     settings.keep = settings.keep || std::regex_search(name, std::regex(pattern));
   }
-  const bool has_planes = settings.grid.bits == 2 || settings.grid.bits == 3;
-  if (is_down && has_planes && options.method == QuantMethod::kD2Quant && options.dual_scale) {
-    settings.grid.kind = GridKind::kSignPlanes;
-    settings.grid.column_scale = true;
-  }
-  if (has_planes && options.sign_planes && options.method == QuantMethod::kD2Quant)
-    settings.grid.kind = GridKind::kSignPlanes;
+  settings.grid = grid_of(options, settings.grid.bits, is_down);
   return settings;
+}
+
+PackedLayout packed_layout(const LinearSettings& settings, int64_t rows, int64_t cols) {
+  PackedLayout layout;
+  layout.kind =
+      settings.grid.kind == GridKind::kUniform ? PackedKind::kUniform : PackedKind::kSignPlanes;
+  layout.bits = settings.grid.bits;
+  layout.rows = rows;
+  layout.cols = cols;
+  layout.group_size = std::min(settings.group_size, cols);
+  return layout;
 }
 
 }  // namespace d2q

@@ -3,20 +3,28 @@
 
 #include <string>
 
+#include "codec/packed_matrix.h"
 #include "kernels/solver_ops.h"
 #include "quant/options.h"
 
 namespace d2q {
 
 struct LinearSettings {
-  bool keep = false;  // stays dense, in f16
+  bool keep = false;             // stays dense, in f16
+  bool bits_overridden = false;  // by `--layer`
   Grid grid;
   int64_t group_size = 128;
 };
 
+/// The levels of a linear of `bits` bits; `is_down` as below.
+Grid grid_of(const QuantizeOptions& options, int bits, bool is_down);
+
 /// `name` is the HF name ("model.layers.3.mlp.down_proj"); `is_down` marks the projection whose
-/// column scale can be absorbed. Later overrides win.
+/// column scale can be absorbed. Later overrides win, over allocated bits too.
 LinearSettings linear_settings(const QuantizeOptions& options, const std::string& name,
                                bool is_down);
+
+/// What a linear of these settings, not a kept one, is packed as.
+PackedLayout packed_layout(const LinearSettings& settings, int64_t rows, int64_t cols);
 
 }  // namespace d2q

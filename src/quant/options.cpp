@@ -60,6 +60,18 @@ void validate(const QuantizeOptions& options) {
     fail(ErrorCode::kInvalidArgument, "--seq {} is not between 2 and 131072",
          options.sequence_length);
   }
+  if (options.target_bits != 0.0) {
+    if (!(options.target_bits >= options.bits && options.target_bits <= 8.0)) {
+      fail(ErrorCode::kInvalidArgument, "--target-bits {} is not between --bits {} and 8",
+           options.target_bits, options.bits);
+    }
+    if (options.method == QuantMethod::kRtn) {
+      fail(ErrorCode::kInvalidArgument,
+           "--target-bits measures how linears bear rounding on calibration text, which --method "
+           "rtn "
+           "does without");
+    }
+  }
   if (!(options.alpha >= 0.0 && options.alpha <= 1.0)) {
     fail(ErrorCode::kInvalidArgument, "--alpha {} is not between 0 and 1", options.alpha);
   }

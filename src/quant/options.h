@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -50,6 +51,8 @@ struct QuantizeOptions {
   DType products = DType::kF32;  // kBF16: streams' products in bf16 with f32 sums
   std::vector<LayerOverride> layers;
   std::vector<std::string> keep;  // regexes of linears left in f16
+  double target_bits = 0.0;  // most bits a weight, scales included; 0 = `bits` for every linear
+  std::map<std::string, int> allocated_bits;  // by linear, how target_bits was spent
   bool resume = false;
   bool overwrite = false;
   std::string tool_version;

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <utility>
 
 #include "base/error.h"
@@ -15,6 +16,7 @@
 #include "model/family.h"
 #include "model/load_weights.h"
 #include "model/weight_source.h"
+#include "quant/bit_allocation.h"
 #include "quant/block_quantizer.h"
 #include "quant/calibration.h"
 #include "quant/output_folder.h"
@@ -30,7 +32,8 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 using nlohmann::json;
 
-constexpr int64_t kEmbeddingChunk = 4096;  // tokens
+constexpr int64_t kEmbeddingChunk = 4096;     // tokens
+constexpr int64_t kSensitivityTokens = 4096;  // that the allocation of bits looks at
 
 const char* to_string(QuantMethod method) {
   switch (method) {
@@ -84,7 +87,9 @@ json describe(const QuantizeOptions& options) {
           {"seed", options.seed},
           {"products", options.products == DType::kBF16 ? "bf16" : "f32"},
           {"layers", layers},
-          {"keep", options.keep}};
+          {"keep", options.keep},
+          {"target_bits", options.target_bits},
+          {"allocated_bits", options.allocated_bits}};
 }
 
 /// Changes when the model does: its configuration, and each weight file's size and content as far
@@ -238,6 +243,20 @@ std::vector<OutputFolder::RestTensor> rest_of_model(const WeightSource& source,
   return rest;
 }
 
+/// Spends options.target_bits, if there is one, by what rounding does to the first windows.
+void allocate_bits(Device& device, ThreadPool& pool, const WeightSource& source,
+                   const RopeTables& rope, const std::vector<int32_t>& ids,
+                   QuantizeOptions& options, const std::function<void(int64_t layer)>& on_block) {
+  if (options.target_bits == 0.0) return;
+  const int64_t windows =
+      std::clamp<int64_t>(kSensitivityTokens / options.sequence_length, 1, options.samples);
+  const std::span<const int32_t> first(ids.data(),
+                                       static_cast<size_t>(windows * options.sequence_length));
+  options.allocated_bits =
+      allocate_bits(measure_sensitivity(device, pool, source, options, rope, first, on_block),
+                    options.target_bits);
+}
+
 int64_t peak_memory_bytes() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
@@ -259,10 +278,11 @@ double bits_per_weight(const json& blocks) {
 
 }  // namespace
 
-json quantize(const fs::path& model, const fs::path& output, const QuantizeOptions& options,
+json quantize(const fs::path& model, const fs::path& output, const QuantizeOptions& requested,
               Device& device, ThreadPool& pool, const ProgressSink& progress) {
   const Clock::time_point start = Clock::now();
-  validate(options);
+  validate(requested);
+  QuantizeOptions options = requested;
   const auto report_progress = [&](const char* stage, int64_t done, int64_t total,
                                    const std::string& detail) {
     if (progress) progress({stage, done, total, detail});
@@ -290,6 +310,13 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   const std::shared_ptr<const WeightSource> source = prepare(base, options, pool);
   const ModelConfig& config = source->config();
 
+  const RopeTables rope =
+      make_rope_tables(device, config, std::max<int64_t>(options.sequence_length, 2));
+  allocate_bits(device, pool, *source, rope, calibration.ids, options, [&](int64_t layer) {
+    report_progress("allocate", layer, config.n_layers,
+                    fmt::format("bits of block {}/{}", layer + 1, config.n_layers));
+  });
+
   json settings = describe(options);
   json identity = settings;
   identity["calibration_hash"] = calibration.hash;
@@ -298,8 +325,6 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   OutputFolder folder(output, identity, packed_config(model, options), config.n_layers,
                       options.resume, options.overwrite);
 
-  const RopeTables rope =
-      make_rope_tables(device, config, std::max<int64_t>(options.sequence_length, 2));
   BlockQuantizer quantizer(device, pool, *source, options, rope);
   Streams streams = start_streams(device, *source, options, calibration.ids);
   const Family& family = family_named(config.family);

@@ -164,11 +164,13 @@ TEST_F(PipelineTest, AStoppedRunResumesToTheSameBytes) {
   refined.refine_rounds = 1;
   QuantizeOptions tuned = refined;
   tuned.tune_steps = 6;
+  QuantizeOptions mixed = refined;
+  mixed.target_bits = 4.5;
   QuantizeOptions gptq = options_;
   gptq.method = QuantMethod::kGptq;
   QuantizeOptions rounded = options_;
   rounded.method = QuantMethod::kRtn;
-  for (QuantizeOptions options : {options_, refined, tuned, gptq, rounded}) {
+  for (QuantizeOptions options : {options_, refined, tuned, mixed, gptq, rounded}) {
     options.overwrite = true;
     run("whole", options);
     for (const int64_t layer : {0, 1}) {
@@ -348,6 +350,29 @@ TEST_F(PipelineTest, KeptLinearsStayInF16AndOverridesApply) {
   EXPECT_EQ(packed->packed("model.layers.0.self_attn.v_proj.weight")->layout.bits, 8);
   EXPECT_EQ(packed->packed("model.layers.0.self_attn.v_proj.weight")->layout.group_size, 48);
   EXPECT_EQ(packed->packed("model.layers.0.self_attn.q_proj.weight")->layout.bits, 2);
+}
+
+TEST_F(PipelineTest, MixedBitsStayBelowTheirTargetAndComeNearerToTheModel) {
+  options_.sign_planes = true;
+  options_.bits = 3;  // 2 leave nothing of so small a model
+  options_.group_size = 48;
+  const double uniform = run("uniform", options_)["bits_per_weight"];
+  options_.target_bits = uniform + 0.6;
+  const nlohmann::json report = run("mixed", options_);
+  EXPECT_LE(report["bits_per_weight"].get<double>(), options_.target_bits);
+  EXPECT_GT(report["bits_per_weight"].get<double>(), uniform + 0.3);
+  std::map<int, int> count;
+  for (const nlohmann::json& block : report["blocks"]) {
+    for (const nlohmann::json& linear : block["linears"]) {
+      const std::string name = linear["name"];
+      EXPECT_EQ(linear["bits"], report["settings"]["allocated_bits"][name]);
+      ++count[linear["bits"]];
+    }
+  }
+  EXPECT_GT(count[3], 0);
+  EXPECT_GT(count[4], 0);
+  EXPECT_LT(distance_from_model("mixed"), distance_from_model("uniform"));
+  EXPECT_NEAR(plan_quantization(model_, options_).bits_per_weight, options_.target_bits, 0.01);
 }
 
 TEST_F(PipelineTest, EveryLinearKeptIsTheModelInF16) {

@@ -144,13 +144,7 @@ QuantizePlan plan_quantization(const std::filesystem::path& model, const Quantiz
         plan.output_bytes += shape.size() * 2;
         continue;
       }
-      PackedLayout layout;
-      layout.kind =
-          settings.grid.kind == GridKind::kUniform ? PackedKind::kUniform : PackedKind::kSignPlanes;
-      layout.bits = settings.grid.bits;
-      layout.rows = shape.rows;
-      layout.cols = shape.cols;
-      layout.group_size = std::min(settings.group_size, shape.cols);
+      const PackedLayout layout = packed_layout(settings, shape.rows, shape.cols);
       packed_bytes += codes_bytes(layout) + 2 * scales_count(layout);
       weights += static_cast<double>(shape.size());
     }
@@ -158,6 +152,9 @@ QuantizePlan plan_quantization(const std::filesystem::path& model, const Quantiz
     tuning_bytes = std::max(tuning_bytes, tuning.bytes(c, options));
     tuning_flops += tuning.flops(c, options, gated);
   }
+  // Before the bits are allocated no more is known than what they may come to.
+  if (options.target_bits > 0.0 && options.allocated_bits.empty())
+    packed_bytes = static_cast<int64_t>(options.target_bits * weights / 8.0);
   plan.bits_per_weight = weights > 0.0 ? 8.0 * static_cast<double>(packed_bytes) / weights : 16.0;
   const bool untied = !c.tied_embeddings || options.rotation != RotationKind::kNone;
   const int64_t embedding = c.vocab_size * c.hidden_size;
