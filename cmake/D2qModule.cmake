@@ -38,6 +38,7 @@ set(D2Q_LIBS_linalg PkgConfig::OPENBLAS ${LAPACKE_LIBRARY})
 set(D2Q_LIBS_text PkgConfig::PCRE2 PkgConfig::UTF8PROC nlohmann_json::nlohmann_json)
 set(D2Q_LIBS_model nlohmann_json::nlohmann_json)
 set(D2Q_LIBS_quant nlohmann_json::nlohmann_json)
+set(D2Q_LIBS_export nlohmann_json::nlohmann_json)
 set(D2Q_LIBS_eval nlohmann_json::nlohmann_json)
 set(D2Q_LIBS_report nlohmann_json::nlohmann_json)
 

@@ -3,7 +3,7 @@
 
 Each folder holds config.json, model.safetensors (f32) and golden.safetensors: `ids` [n_sequences, length] i32
 and `logits` [n_sequences, length, vocab] f32 from a forward in f32 on the CPU. Needs torch, transformers and
-safetensors; run from anywhere: tools/make_logits_golden.py [OUTPUT_FOLDER]
+safetensors; run from anywhere: tools/make_logits_golden.py [OUTPUT_FOLDER [CASE...]]
 """
 
 import json
@@ -24,6 +24,12 @@ def rope(kind, theta=10000.0, **parameters):
     return {"rope_type": kind, "rope_theta": theta, **parameters}
 
 
+LONGROPE = dict(
+    head_dim=16, num_attention_heads=2, num_key_value_heads=1, original_max_position_embeddings=32,
+    partial_rotary_factor=0.5, tie_word_embeddings=True,
+    rope_parameters=rope("longrope", partial_rotary_factor=0.5, original_max_position_embeddings=32,
+                         short_factor=[1.0, 1.1, 1.3, 1.5], long_factor=[1.0, 2.0, 3.5, 6.0]))
+
 # Folder suffix: (class prefix, sequence length, changes to the config).
 CASES = {
     "llama": ("Llama", 40, dict(rope_parameters=rope("default"))),
@@ -39,6 +45,15 @@ CASES = {
     "mistral_window": ("Mistral", 40, dict(sliding_window=9, head_dim=12, rope_parameters=rope("default"))),
     "qwen2": ("Qwen2", 40, dict(rope_parameters=rope("default", 1e6))),
     "qwen3": ("Qwen3", 40, dict(head_dim=16, rope_parameters=rope("default", 1e6))),
+    # Biases on every linear: where an export puts the shifts of norms.
+    "llama_biases": ("Llama", 40, dict(attention_bias=True, mlp_bias=True, rope_parameters=rope("default"))),
+    # Matrices that hold q, k, v and gate, up; a window.
+    "phi3": ("Phi3", 40, dict(sliding_window=9, rope_parameters=rope("default"))),
+    # Half of each head rotates; 20 tokens stay within the trained length, 40 do not.
+    "phi3_short": ("Phi3", 20, LONGROPE),
+    "phi3_long": ("Phi3", 40, LONGROPE),
+    # LayerNorm with biases, learned positions, ReLU without a gate.
+    "opt": ("OPT", 40, dict(ffn_dim=48, num_key_value_heads=4, activation_function="relu", word_embed_proj_dim=32)),
 }
 
 
@@ -50,7 +65,7 @@ def randomise(model, generator):
             if parameter.dim() == 1:
                 mean = 0.0 if name.endswith("bias") else 1.0
                 parameter.copy_(mean + 0.3 * noise)
-            elif "embed_tokens" in name:
+            elif "embed_" in name:
                 parameter.copy_(noise)
             else:
                 parameter.copy_(1.5 * noise / parameter.shape[1] ** 0.5)
@@ -79,7 +94,8 @@ def main():
     default = pathlib.Path(__file__).resolve().parent.parent / "tests" / "data"
     output = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else default
     torch.set_num_threads(1)
-    for suffix, (prefix, length, changes) in CASES.items():
+    for suffix in sys.argv[2:] or CASES:
+        prefix, length, changes = CASES[suffix]
         write_case(output / f"logits_{suffix}", prefix, length, changes)
         print(f"logits_{suffix}")
 

@@ -47,6 +47,9 @@ struct QuantizeCommand {
   std::vector<std::string> keep;
   bool no_dual_scale = false;
   bool no_deviation_correction = false;
+  bool no_final_correction = false;
+  bool no_tuned_shifts = false;
+  std::string grid = "any";
   std::optional<std::string> shift_gate;
   bool dry_run = false;
   bool resume = false;
@@ -106,6 +109,9 @@ QuantizeOptions make_options(const QuantizeCommand& command, const Device& devic
   if (command.rotation) options.rotation = kRotations.at(*command.rotation);
   if (command.no_dual_scale) options.dual_scale = false;
   if (command.no_deviation_correction) options.deviation_correction = false;
+  if (command.no_final_correction) options.final_correction = false;
+  options.portable_grid = command.grid == "portable";
+  if (command.no_tuned_shifts) options.tune_shifts = false;
   if (command.shift_gate) options.shift_gate = parse_shift_gate(*command.shift_gate);
   set_if_given(options.target_bits, command.target_bits);
   for (const std::string& layer : command.layers)
@@ -195,10 +201,21 @@ void add_method_options(CLI::App& quantize, QuantizeCommand& command) {
       ->check(CLI::IsMember(names(kMethods)));
   quantize.add_option("--rotate", command.rotation, "Rotation of the residual stream [preset]")
       ->check(CLI::IsMember(names(kRotations)));
+  quantize
+      .add_option(
+          "--grid", command.grid,
+          "Levels of a group: any, or portable: 2 bits as GGUF's Q2_0 holds them to the bit, "
+          "at some cost in quality (export --to gguf --type q2_0)")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"any", "portable"}));
   quantize.add_flag("--no-dsq", command.no_dual_scale,
                     "No dual-scale quantizer on the down projections");
   quantize.add_flag("--no-dac", command.no_deviation_correction,
                     "No deviation-aware correction of the norms");
+  quantize.add_flag("--no-final-dac", command.no_final_correction,
+                    "None of the final norm, whose shift no other software has a place for");
+  quantize.add_flag("--no-shift", command.no_tuned_shifts,
+                    "Tuning leaves the norms' shifts alone; with --no-dac every export is exact");
   quantize.add_option(
       "--dac-gate", command.shift_gate,
       "Channels that the correction may shift: snr=T, top=T (fraction) or explained=T [preset]");

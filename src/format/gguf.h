@@ -40,6 +40,7 @@ enum class GgufType : uint32_t {
   kQ5_K = 13,
   kQ6_K = 14,
   kBF16 = 30,
+  kQ2_0 = 42,
 };
 
 /// "Q4_1", ...; "" for a value that is not listed above.

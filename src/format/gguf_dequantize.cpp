@@ -31,6 +31,10 @@ struct BlockQ5_1 {  // w = d q + m
   uint8_t high[4];
   uint8_t q[16];
 };
+struct BlockQ2_0 {  // w = d (q - 1)
+  Half d;
+  uint8_t q[16];  // element j in bits 2 (j % 4) of byte j / 4
+};
 struct BlockQ8_0 {  // w = d q
   Half d;
   int8_t q[32];
@@ -66,7 +70,7 @@ struct BlockQ6_K {  // 16 groups of 16: w = (d s) (q - 32)
 static_assert(sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20 && sizeof(BlockQ5_0) == 22);
 static_assert(sizeof(BlockQ5_1) == 24 && sizeof(BlockQ8_0) == 34 && sizeof(BlockQ2_K) == 84);
 static_assert(sizeof(BlockQ3_K) == 110 && sizeof(BlockQ4_K) == 144 && sizeof(BlockQ5_K) == 176);
-static_assert(sizeof(BlockQ6_K) == 210);
+static_assert(sizeof(BlockQ6_K) == 210 && sizeof(BlockQ2_0) == 18);
 
 void decode(const BlockQ4_0& block, float* out) {
   const float d = to_float(block.d);
@@ -119,6 +123,12 @@ void decode(const BlockQ5_1& block, float* out) {
     out[j] = d * static_cast<float>(first) + m;
     out[j + 16] = d * static_cast<float>(second) + m;
   }
+}
+
+void decode(const BlockQ2_0& block, float* out) {
+  const float d = to_float(block.d);
+  for (int j = 0; j < 64; ++j)
+    out[j] = d * static_cast<float>((block.q[j / 4] >> 2 * (j % 4) & 3) - 1);
 }
 
 void decode(const BlockQ8_0& block, float* out) {
@@ -268,6 +278,8 @@ TypeTraits traits(GgufType type) {
       return blocks_of<BlockQ5_1, kBlock>("Q5_1");
     case GgufType::kQ8_0:
       return blocks_of<BlockQ8_0, kBlock>("Q8_0");
+    case GgufType::kQ2_0:
+      return blocks_of<BlockQ2_0, 64>("Q2_0");
     case GgufType::kQ2_K:
       return blocks_of<BlockQ2_K, kSuper>("Q2_K");
     case GgufType::kQ3_K:

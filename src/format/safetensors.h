@@ -108,14 +108,18 @@ struct SafetensorsSpec {
   std::vector<int64_t> shape;
 };
 
+/// Whether tensors begin at multiples of kSafetensorsAlignment, by U8 tensors named
+/// "__padding__.<n>" between them (readers refuse gaps); files for other software go without.
+enum class SafetensorsPadding { kAligned, kNone };
+
 /// Streams tensors to a file whose header is fixed at the start: equal calls give equal bytes.
-/// Tensors are padded to kSafetensorsAlignment with U8 tensors named "__padding__.<n>", since other
-/// readers refuse gaps. Nothing is left under `path` unless finish() returned.
+/// Nothing is left under `path` unless finish() returned.
 class SafetensorsWriter {
  public:
   /// Throws Error{kIo}; a duplicate or reserved name is InternalError.
   SafetensorsWriter(const std::filesystem::path& path, std::vector<SafetensorsSpec> tensors,
-                    const std::map<std::string, std::string>& metadata = {});
+                    const std::map<std::string, std::string>& metadata = {},
+                    SafetensorsPadding padding = SafetensorsPadding::kAligned);
   ~SafetensorsWriter();
 
   /// The whole of the next tensor in the declared order; `name` and the size are checked

@@ -11,7 +11,8 @@ namespace d2q {
 namespace {
 
 /// The tensors with padding between them where the next would start unaligned.
-std::vector<SafetensorsSpec> with_padding(std::vector<SafetensorsSpec> tensors) {
+std::vector<SafetensorsSpec> with_padding(std::vector<SafetensorsSpec> tensors,
+                                          SafetensorsPadding padding) {
   std::set<std::string> names;
   std::vector<SafetensorsSpec> result;
   uint64_t offset = 0;
@@ -19,7 +20,8 @@ std::vector<SafetensorsSpec> with_padding(std::vector<SafetensorsSpec> tensors) 
     D2Q_CHECK(!is_safetensors_padding(tensor.name) && tensor.name != kSafetensorsMetadataKey,
               "tensor name '{}' is reserved", tensor.name);
     D2Q_CHECK(names.insert(tensor.name).second, "tensor '{}' declared twice", tensor.name);
-    if (const uint64_t excess = offset % kSafetensorsAlignment; excess != 0) {
+    const uint64_t excess = offset % kSafetensorsAlignment;
+    if (padding == SafetensorsPadding::kAligned && excess != 0) {
       const uint64_t n_bytes = kSafetensorsAlignment - excess;
       result.push_back({fmt::format("{}{}", kSafetensorsPaddingPrefix, result.size()),
                         SafetensorsType::kU8,
@@ -36,8 +38,9 @@ std::vector<SafetensorsSpec> with_padding(std::vector<SafetensorsSpec> tensors) 
 
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
                                      std::vector<SafetensorsSpec> tensors,
-                                     const std::map<std::string, std::string>& metadata)
-    : file_(path), tensors_(with_padding(std::move(tensors))) {
+                                     const std::map<std::string, std::string>& metadata,
+                                     SafetensorsPadding padding)
+    : file_(path), tensors_(with_padding(std::move(tensors), padding)) {
   file_.write(make_safetensors_header(tensors_, metadata));
 }
 

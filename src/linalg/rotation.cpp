@@ -63,6 +63,28 @@ int64_t Rotation::block_for(int64_t dimension, int64_t group_size) {
   return block;
 }
 
+Rotation Rotation::keeping_mean() const {
+  Rotation result = *this;
+  result.keeps_mean_ = true;
+  // R·(I − 2 v vᵀ) keeps 1 when the reflection exchanges 1 and Rᵀ·1, so v is along their
+  // difference.
+  std::vector<double> image(static_cast<size_t>(dimension_), 1.0);
+  rotate_row(image.data());
+  result.reflection_.assign(static_cast<size_t>(block_), 0.0);
+  double norm = 0.0;
+  for (size_t i = 0; i < result.reflection_.size(); ++i) {
+    result.reflection_[i] = image[i] - 1.0;
+    norm += result.reflection_[i] * result.reflection_[i];
+  }
+  // Below that, R keeps the ones already.
+  if (norm < 1e-20 * static_cast<double>(block_)) {
+    result.reflection_.clear();
+    return result;
+  }
+  for (double& v : result.reflection_) v /= std::sqrt(norm);
+  return result;
+}
+
 void Rotation::rotate_row(double* row) const {
   const double norm = 1.0 / std::sqrt(static_cast<double>(hadamard_));
   std::vector<double> mixed(static_cast<size_t>(odd_));
@@ -79,8 +101,7 @@ void Rotation::rotate_row(double* row) const {
         }
       }
     }
-    if (odd_ == 1) continue;
-    for (int64_t i = 0; i < hadamard_; ++i) {
+    for (int64_t i = 0; odd_ > 1 && i < hadamard_; ++i) {
       double* part = v + i * odd_;
       std::fill(mixed.begin(), mixed.end(), 0.0);
       for (int64_t p = 0; p < odd_; ++p) {
@@ -90,6 +111,9 @@ void Rotation::rotate_row(double* row) const {
       }
       std::copy(mixed.begin(), mixed.end(), part);
     }
+    double dot = 0.0;
+    for (size_t i = 0; i < reflection_.size(); ++i) dot += v[i] * reflection_[i];
+    for (size_t i = 0; i < reflection_.size(); ++i) v[i] -= 2.0 * dot * reflection_[i];
   }
 }
 

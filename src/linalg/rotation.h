@@ -24,6 +24,12 @@ class Rotation {
   /// The largest power of two that is <= group_size and divides dimension.
   static int64_t block_for(int64_t dimension, int64_t group_size);
 
+  /// The same followed by the reflection, in every block, that makes R keep the vector of ones: a
+  /// norm that subtracts the mean then commutes with R, as one that does not commutes with any.
+  Rotation keeping_mean() const;
+
+  bool keeps_mean() const noexcept { return keeps_mean_; }
+
   int64_t dimension() const noexcept { return dimension_; }
   int64_t block() const noexcept { return block_; }
 
@@ -43,6 +49,9 @@ class Rotation {
   int64_t odd_;                   // m = block / 2^k
   std::vector<double> signs_;     // [block]
   std::vector<double> odd_part_;  // [m, m] orthogonal
+  bool keeps_mean_ = false;
+  // [block] v of the reflection I − 2 v vᵀ, |v| = 1; empty for none.
+  std::vector<double> reflection_;
 };
 
 }  // namespace d2q

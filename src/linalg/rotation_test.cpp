@@ -39,6 +39,27 @@ TEST(Rotation, IsOrthogonalForBlocksAndForAnyFullWidth) {
   }
 }
 
+TEST(Rotation, KeepingTheMeanIsStillOrthogonalAndKeepsTheOnesOfEveryBlock) {
+  for (const Rotation& rotation :
+       {Rotation::block_diagonal(192, 64, 3).keeping_mean(), Rotation::full(36, 4).keeping_mean(),
+        Rotation::block_diagonal(6, 1, 3).keeping_mean()}) {
+    EXPECT_TRUE(rotation.keeps_mean());
+    const auto r = dense(rotation);
+    const size_t n = r.size();
+    std::vector<double> ones(n, 1.0);
+    rotation.rotate_row(ones.data());
+    for (size_t i = 0; i < n; ++i) {
+      EXPECT_NEAR(ones[i], 1.0, 1e-12);
+      for (size_t j = 0; j <= i; ++j) {
+        double dot = 0.0;
+        for (size_t k = 0; k < n; ++k) dot += r[i][k] * r[j][k];
+        ASSERT_NEAR(dot, i == j ? 1.0 : 0.0, 1e-12);
+      }
+    }
+  }
+  EXPECT_FALSE(Rotation::full(36, 4).keeps_mean());
+}
+
 TEST(Rotation, BlocksRepeatTheSameMatrix) {
   const auto r = dense(Rotation::block_diagonal(64, 16, 9));
   for (size_t i = 0; i < 16; ++i) {

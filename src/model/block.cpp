@@ -59,6 +59,7 @@ AttentionProjections project_attention(Device& device, const ModelConfig& config
   };
   norm(w.q_norm, result.q, result.plain_q);
   norm(w.k_norm, result.k, result.plain_k);
+  if (rope.cos.empty()) return result;  // positions were learned with the embedding
   device.rope(result.q, config.n_heads, positions, rope.cos, rope.sin);
   device.rope(result.k, config.n_kv_heads, positions, rope.cos, rope.sin);
   return result;

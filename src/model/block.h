@@ -24,7 +24,8 @@ struct BlockWeights {
   Linear gate, up, down;  // gate is empty in ungated families
 };
 
-/// cos and sin for positions [0, n), [n, head_dim/2] f32, scaled as the config says.
+/// cos and sin for positions [0, n), [n, rotated()/2] f32, scaled as the config says; empty in
+/// families that learn positions.
 struct RopeTables {
   Tensor cos;
   Tensor sin;

@@ -142,9 +142,11 @@ void BlockBackward::attention(const Pass& pass, const Tensor& gradient) const {
     ops.attention(qkv.q, qkv.k, qkv.v, forward.a, d_a,
                   attention_shape(config_, sequence_length_, 0), d_q, d_k, d_v, products_);
   }
-  const std::vector<int32_t> rows = positions(gradient.rows());
-  ops.rope(d_q, config_.n_heads, rows, rope_.cos, rope_.sin);
-  ops.rope(d_k, config_.n_kv_heads, rows, rope_.cos, rope_.sin);
+  if (!rope_.cos.empty()) {
+    const std::vector<int32_t> rows = positions(gradient.rows());
+    ops.rope(d_q, config_.n_heads, rows, rope_.cos, rope_.sin);
+    ops.rope(d_k, config_.n_kv_heads, rows, rope_.cos, rope_.sin);
+  }
   d_q = head_norm(pass.w.q_norm, qkv.plain_q, d_q);
   d_k = head_norm(pass.w.k_norm, qkv.plain_k, d_k);
   const Tensor d_h = allocate(gradient, config_.hidden_size);

@@ -61,6 +61,12 @@ nlohmann::json rope_to_hf(const RopeScaling& rope) {
       if (rope.attention_factor != 0.0) json["attention_factor"] = rope.attention_factor;
       return json;
     }
+    case RopeScaling::Kind::kLong:
+      return {{"rope_type", "longrope"},
+              {"short_factor", rope.short_factors},
+              {"long_factor", rope.long_factors},
+              {"attention_factor", rope.attention_factor},
+              {"original_max_position_embeddings", rope.original_max_positions}};
   }
   return nullptr;
 }
@@ -102,9 +108,11 @@ void check_config(const ModelConfig& config, const std::string& subject) {
          "{}: {} heads are not a multiple of {} key-value heads; corrupt file?", subject,
          config.n_heads, config.n_kv_heads);
   }
-  if (config.head_dim % 2 != 0) {
+  if (family_named(config.family).positions == Positions::kLearned) return;
+  in_range(config.rotary_dim, 0, config.head_dim, subject, "number of rotated dimensions");
+  if (config.rotated() % 2 != 0) {
     fail(ErrorCode::kCorrupt, "{}: head size {} is odd, rotary positions need pairs; corrupt file?",
-         subject, config.head_dim);
+         subject, config.rotated());
   }
   const RopeScaling& rope = config.rope_scaling;
   if (rope.kind == RopeScaling::Kind::kNone) return;
@@ -123,6 +131,15 @@ void check_config(const ModelConfig& config, const std::string& subject) {
     in_range(rope.beta_slow, 1e-6, kMaxRopeFactor, subject, "beta_slow");
     in_range(rope.attention_factor, 0.0, kMaxRopeFactor, subject, "attention_factor");
   }
+  if (rope.kind == RopeScaling::Kind::kLong) {
+    in_range(rope.attention_factor, 1e-6, kMaxRopeFactor, subject, "attention_factor");
+    for (const std::vector<double>* factors : {&rope.short_factors, &rope.long_factors}) {
+      in_range(static_cast<int64_t>(factors->size()), config.rotated() / 2, config.rotated() / 2,
+               subject, "number of longrope factors");
+      for (const double factor : *factors)
+        in_range(factor, 1e-6, kMaxRopeFactor, subject, "longrope factor");
+    }
+  }
   if (rope.kind != RopeScaling::Kind::kLinear) {
     in_range(rope.original_max_positions, 1, kMaxPositions, subject,
              "original number of positions");
@@ -140,25 +157,34 @@ void add_eos_token(ModelConfig& config, int64_t token, const std::string& subjec
 
 nlohmann::json config_to_hf(const ModelConfig& config) {
   const Family& family = family_named(config.family);
+  const ConfigSpelling& spelling = family.config;
   nlohmann::json json;
   json["architectures"] = {family.hf_architecture};
   json["model_type"] = family.hf_model_type;
   json["hidden_size"] = config.hidden_size;
-  json["intermediate_size"] = config.intermediate_size;
+  json[spelling.intermediate_size] = config.intermediate_size;
   json["num_hidden_layers"] = config.n_layers;
   json["num_attention_heads"] = config.n_heads;
-  json["num_key_value_heads"] = config.n_kv_heads;
-  json["head_dim"] = config.head_dim;
   json["vocab_size"] = config.vocab_size;
   json["max_position_embeddings"] = config.max_positions;
   // Through its shortest decimal form: 1e-05, not 9.999999747378752e-06.
-  json["rms_norm_eps"] = std::stod(fmt::format("{}", config.norm_epsilon));
-  json["rope_theta"] = config.rope_theta;
-  json["rope_scaling"] = rope_to_hf(config.rope_scaling);
-  json["hidden_act"] = hf_name(config.activation);
+  json[spelling.norm_epsilon] = std::stod(fmt::format("{}", config.norm_epsilon));
+  json[spelling.activation] = hf_name(config.activation);
   json["tie_word_embeddings"] = config.tied_embeddings;
-  json["sliding_window"] =
-      config.sliding_window > 0 ? nlohmann::json(config.sliding_window) : nlohmann::json(nullptr);
+  if (family.positions == Positions::kRope) {
+    json["num_key_value_heads"] = config.n_kv_heads;
+    json["head_dim"] = config.head_dim;
+    json["rope_theta"] = config.rope_theta;
+    json["rope_scaling"] = rope_to_hf(config.rope_scaling);
+    if (config.rotated() != config.head_dim) {
+      json["partial_rotary_factor"] =
+          static_cast<double>(config.rotated()) / static_cast<double>(config.head_dim);
+    }
+    json["sliding_window"] =
+        config.sliding_window > 0 ? nlohmann::json(config.sliding_window) : nlohmann::json(nullptr);
+  }
+  if (config.rope_scaling.kind == RopeScaling::Kind::kLong)
+    json["original_max_position_embeddings"] = config.rope_scaling.original_max_positions;
   if (family.hf_model_type.starts_with("qwen")) {
     json["use_sliding_window"] = config.sliding_window > 0;
     json["max_window_layers"] = config.sliding_window > 0 ? 0 : config.n_layers;

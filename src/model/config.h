@@ -15,15 +15,22 @@ namespace d2q {
 
 /// RoPE frequencies: HF's rope_scaling kinds.
 struct RopeScaling {
-  enum class Kind { kNone, kLinear, kDynamic, kLlama3, kYarn };
+  enum class Kind { kNone, kLinear, kDynamic, kLlama3, kYarn, kLong };
   Kind kind = Kind::kNone;
   double factor = 1.0;
   double low_frequency_factor = 1.0;   // llama3
   double high_frequency_factor = 4.0;  // llama3
-  int64_t original_max_positions = 0;  // llama3, yarn, dynamic
+  int64_t original_max_positions = 0;  // llama3, yarn, dynamic, long
   double beta_fast = 32.0;             // yarn
   double beta_slow = 1.0;              // yarn
-  double attention_factor = 0.0;       // yarn; 0 = 0.1 ln(factor) + 1
+  double attention_factor = 0.0;       // yarn; 0 = 0.1 ln(factor) + 1; long: as it is applied
+  // long ("longrope"), [rotary_dim/2]: what frequencies are divided by in sequences of up to
+  // original_max_positions tokens, and in longer ones.
+  std::vector<double> short_factors;
+  std::vector<double> long_factors;
+
+  /// Whether the angles depend on how long the sequence is.
+  bool depends_on_length() const { return kind == Kind::kDynamic || kind == Kind::kLong; }
 };
 
 struct ModelConfig {
@@ -34,6 +41,7 @@ struct ModelConfig {
   int64_t n_heads = 0;
   int64_t n_kv_heads = 0;
   int64_t head_dim = 0;
+  int64_t rotary_dim = 0;  // the first dimensions of a head that rotate; 0 = all
   int64_t vocab_size = 0;
   int64_t max_positions = 0;
   float norm_epsilon = 1e-5f;
@@ -44,6 +52,8 @@ struct ModelConfig {
   int64_t sliding_window = 0;  // 0 = none
   std::optional<int32_t> bos_token;
   std::vector<int32_t> eos_tokens;
+
+  int64_t rotated() const { return rotary_dim > 0 ? rotary_dim : head_dim; }
 };
 
 /// From an HF config.json and, for the end tokens, generation_config.json (null when there is

@@ -17,6 +17,9 @@ double in_range(double value, double low, double high, const std::string& subjec
 /// The limits on every field and between fields; throws Error{kCorrupt}.
 void check_config(const ModelConfig& config, const std::string& subject);
 
+/// What LLaMA 3's scaling divides frequency i by.
+double llama3_divisor(const ModelConfig& config, const RopeScaling& rope, int64_t i);
+
 /// Adds a token id that may be the end of a text, once.
 void add_eos_token(ModelConfig& config, int64_t token, const std::string& subject);
 

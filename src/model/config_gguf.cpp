@@ -44,17 +44,40 @@ class GgufFields {
   std::string subject_;
 };
 
-/// What LLaMA 3's scaling divides frequency i by: 1 for short waves, `factor` for long ones, a ramp
-/// between.
-double llama3_divisor(const ModelConfig& config, const RopeScaling& rope, int64_t i) {
-  const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim);
-  const double wavelength = 2.0 * std::numbers::pi * std::pow(config.rope_theta, exponent);
-  const auto original = static_cast<double>(rope.original_max_positions);
-  if (wavelength < original / rope.high_frequency_factor) return 1.0;
-  if (wavelength > original / rope.low_frequency_factor) return rope.factor;
-  const double smooth = (original / wavelength - rope.low_frequency_factor) /
-                        (rope.high_frequency_factor - rope.low_frequency_factor);
-  return 1.0 / ((1.0 - smooth) / rope.factor + smooth);
+/// A stored table of what each frequency is divided by.
+std::vector<float> divisors_of(const GgufTensor& table, const ModelConfig& config,
+                               const std::string& subject) {
+  if (table.shape.size() != 1 || table.n_elements() != config.rotated() / 2) {
+    fail(ErrorCode::kCorrupt, "{}: tensor '{}' has {} elements, expected {}; corrupt file?",
+         subject, table.name, table.n_elements(), config.rotated() / 2);
+  }
+  std::vector<float> divisors(static_cast<size_t>(table.n_elements()));
+  dequantize_blocks(table.type, table.bytes, divisors);
+  return divisors;
+}
+
+/// LongRoPE: two tables, and a factor on cos and sin that is 1 where none is stored.
+RopeScaling longrope(const GgufFile& file, const GgufFields& fields, const GgufTensor& long_table,
+                     const ModelConfig& config) {
+  const GgufTensor* short_table = file.find("rope_factors_short.weight");
+  if (short_table == nullptr) {
+    fail(ErrorCode::kCorrupt, "{}: 'rope_factors_long' without 'rope_factors_short'; cut file?",
+         fields.subject());
+  }
+  RopeScaling rope;
+  rope.kind = RopeScaling::Kind::kLong;
+  rope.original_max_positions =
+      fields.integer("rope.scaling.original_context_length").value_or(config.max_positions);
+  rope.attention_factor = fields.number("rope.scaling.attn_factor", 1.0);
+  rope.factor = static_cast<double>(config.max_positions) /
+                static_cast<double>(std::max<int64_t>(1, rope.original_max_positions));
+  const auto as_doubles = [&](const GgufTensor& table) {
+    const std::vector<float> values = divisors_of(table, config, fields.subject());
+    return std::vector<double>(values.begin(), values.end());
+  };
+  rope.short_factors = as_doubles(*short_table);
+  rope.long_factors = as_doubles(long_table);
+  return rope;
 }
 
 /// GGUF stores LLaMA 3's scaling as a table of divisors. The parameters that made it are found by
@@ -63,12 +86,7 @@ double llama3_divisor(const ModelConfig& config, const RopeScaling& rope, int64_
 RopeScaling scaling_from_table(const GgufFile& file, const GgufTensor& table,
                                const ModelConfig& config) {
   const std::string subject = file.path().string();
-  if (table.shape.size() != 1 || table.n_elements() != config.head_dim / 2) {
-    fail(ErrorCode::kCorrupt, "{}: tensor '{}' has {} elements, expected {}; corrupt file?",
-         subject, table.name, table.n_elements(), config.head_dim / 2);
-  }
-  std::vector<float> divisors(static_cast<size_t>(table.n_elements()));
-  dequantize_blocks(table.type, table.bytes, divisors);
+  const std::vector<float> divisors = divisors_of(table, config, subject);
   RopeScaling rope;
   rope.kind = RopeScaling::Kind::kLlama3;
   rope.original_max_positions = 8192;
@@ -94,9 +112,8 @@ RopeScaling rope_scaling(const GgufFile& file, const GgufFields& fields,
   if (const GgufTensor* table = file.find("rope_freqs.weight")) {
     return scaling_from_table(file, *table, config);
   }
-  if (file.find("rope_factors_long.weight") != nullptr) {
-    fail(ErrorCode::kUnsupported, "{}: rope scaling 'longrope' is not handled", fields.subject());
-  }
+  if (const GgufTensor* table = file.find("rope_factors_long.weight"))
+    return longrope(file, fields, *table, config);
   RopeScaling rope;
   const auto kind = file.string(fields.key("rope.scaling.type"));
   // Older files have a scale without a type.
@@ -144,6 +161,18 @@ void read_tokens(const GgufFile& file, ModelConfig& config, const std::string& s
 
 }  // namespace
 
+// 1 for short waves, `factor` for long ones, a ramp between.
+double llama3_divisor(const ModelConfig& config, const RopeScaling& rope, int64_t i) {
+  const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim);
+  const double wavelength = 2.0 * std::numbers::pi * std::pow(config.rope_theta, exponent);
+  const auto original = static_cast<double>(rope.original_max_positions);
+  if (wavelength < original / rope.high_frequency_factor) return 1.0;
+  if (wavelength > original / rope.low_frequency_factor) return rope.factor;
+  const double smooth = (original / wavelength - rope.low_frequency_factor) /
+                        (rope.high_frequency_factor - rope.low_frequency_factor);
+  return 1.0 / ((1.0 - smooth) / rope.factor + smooth);
+}
+
 ModelConfig config_from_gguf(const GgufFile& file) {
   const std::string subject = file.path().string();
   const auto architecture = file.string("general.architecture");
@@ -187,14 +216,13 @@ ModelConfig config_from_gguf(const GgufFile& file) {
   config.rope_theta = fields.number("rope.freq_base", 10000.0);
   config.sliding_window = fields.integer("attention.sliding_window").value_or(0);
   config.tied_embeddings = file.find(std::string(family->modules.head.gguf) + ".weight") == nullptr;
+  config.rotary_dim = fields.integer("rope.dimension_count").value_or(0);
+  if (config.rotary_dim == config.head_dim) config.rotary_dim = 0;
   check_config(config, subject);
   const int64_t value_length = fields.integer("attention.value_length").value_or(config.head_dim);
-  const int64_t rotary = fields.integer("rope.dimension_count").value_or(config.head_dim);
-  if (value_length != config.head_dim || rotary != config.head_dim) {
-    fail(
-        ErrorCode::kUnsupported,
-        "{}: heads of {} with values of {} and {} rotated dimensions; only equal sizes are handled",
-        subject, config.head_dim, value_length, rotary);
+  if (value_length != config.head_dim) {
+    fail(ErrorCode::kUnsupported, "{}: heads of {} with values of {}; only equal sizes are handled",
+         subject, config.head_dim, value_length);
   }
   config.rope_scaling = rope_scaling(file, fields, config);
   check_config(config, subject);

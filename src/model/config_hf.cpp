@@ -86,9 +86,10 @@ const Family& find_family(const JsonFields& fields) {
        fields.subject(), architecture.empty() ? model_type : architecture, family_names());
 }
 
-Activation read_activation(const JsonFields& fields) {
-  const std::string name = fields.string("hidden_act");
-  if (name.empty() || name == "silu" || name == "swish") return Activation::kSilu;
+Activation read_activation(const JsonFields& fields, const ConfigSpelling& spelling) {
+  std::string name = fields.string(spelling.activation);
+  if (name.empty()) name = spelling.default_activation;
+  if (name == "silu" || name == "swish") return Activation::kSilu;
   if (name == "gelu") return Activation::kGelu;
   if (name == "gelu_new" || name == "gelu_pytorch_tanh") return Activation::kGeluTanh;
   if (name == "relu") return Activation::kRelu;
@@ -102,6 +103,32 @@ double yarn_attention_factor(const JsonFields& rope, double factor) {
   const double mscale_all = rope.number("mscale_all_dim").value_or(0.0);
   if (mscale == 0.0 || mscale_all == 0.0 || factor <= 1.0) return 0.0;  // the usual formula
   return (0.1 * mscale * std::log(factor) + 1.0) / (0.1 * mscale_all * std::log(factor) + 1.0);
+}
+
+/// A list of numbers; empty when absent.
+std::vector<double> numbers(const JsonFields& fields, const char* field) {
+  const json* list = fields.find(field);
+  std::vector<double> values;
+  if (list == nullptr) return values;
+  if (!list->is_array()) fields.wrong_type(field, "a list of numbers");
+  for (const json& value : *list) {
+    if (!value.is_number()) fields.wrong_type(field, "a list of numbers");
+    values.push_back(value.get<double>());
+  }
+  return values;
+}
+
+/// LongRoPE (arXiv 2402.13753), for which transformers takes the factor from the two lengths.
+void read_longrope(const JsonFields& rope, int64_t max_positions, RopeScaling& scaling) {
+  scaling.kind = RopeScaling::Kind::kLong;
+  scaling.short_factors = numbers(rope, "short_factor");
+  scaling.long_factors = numbers(rope, "long_factor");
+  const auto original = static_cast<double>(scaling.original_max_positions);
+  scaling.factor = original > 0.0 ? static_cast<double>(max_positions) / original : 1.0;
+  const double usual = scaling.factor > 1.0 && original > 1.0
+                           ? std::sqrt(1.0 + std::log(scaling.factor) / std::log(original))
+                           : 1.0;
+  scaling.attention_factor = rope.number("attention_factor").value_or(usual);
 }
 
 RopeScaling read_rope_scaling(const JsonFields& rope, const JsonFields& fields,
@@ -132,10 +159,13 @@ RopeScaling read_rope_scaling(const JsonFields& rope, const JsonFields& fields,
       fail(ErrorCode::kUnsupported, "{}: yarn scaling with truncate = false is not handled",
            fields.subject());
     }
+  } else if (kind == "longrope" || kind == "su") {
+    read_longrope(rope, max_positions, scaling);
+    return scaling;
   } else {
     fail(ErrorCode::kUnsupported,
-         "{}: rope scaling '{}', handled are linear, dynamic, llama3 and yarn", fields.subject(),
-         kind);
+         "{}: rope scaling '{}', handled are linear, dynamic, llama3, yarn and longrope",
+         fields.subject(), kind);
   }
   const auto factor = rope.number("factor");
   if (factor) {
@@ -170,9 +200,24 @@ void read_rope(const JsonFields& fields, ModelConfig& config) {
     rotary_share = rope.number("partial_rotary_factor").value_or(rotary_share);
     config.rope_scaling = read_rope_scaling(rope, fields, config.max_positions);
   }
-  if (rotary_share != 1.0) {
-    fail(ErrorCode::kUnsupported, "{}: partial_rotary_factor {} is not handled, only 1",
-         fields.subject(), rotary_share);
+  in_range(rotary_share, 0.0, 1.0, fields.subject(), "partial_rotary_factor");
+  // Rounded down, as the HF classes do; all of them is 0.
+  if (rotary_share != 1.0)
+    config.rotary_dim = static_cast<int64_t>(rotary_share * static_cast<double>(config.head_dim));
+}
+
+/// What OPT's configurations can ask for beyond the usual decoder.
+void check_opt(const JsonFields& fields, const ModelConfig& config) {
+  const bool usual = fields.boolean("do_layer_norm_before", true) &&
+                     !fields.boolean("_remove_final_layer_norm", false) &&
+                     fields.boolean("enable_bias", true) &&
+                     fields.boolean("layer_norm_elementwise_affine", true);
+  if (!usual ||
+      fields.integer("word_embed_proj_dim").value_or(config.hidden_size) != config.hidden_size) {
+    fail(ErrorCode::kUnsupported,
+         "{}: an OPT model whose norms stand behind its layers, that lacks biases or a final norm, "
+         "or whose embedding has another width is not handled",
+         fields.subject());
   }
 }
 
@@ -180,9 +225,10 @@ void read_rope(const JsonFields& fields, ModelConfig& config) {
 int64_t read_sliding_window(const JsonFields& fields, const Family& family, int64_t n_layers) {
   int64_t window = 0;
   int64_t first_layer = 0;
-  if (family.name == "mistral") {
+  if (family.config.plain_window) {
     // An absent field means the class default, null means none.
-    window = fields.has("sliding_window") ? fields.integer("sliding_window").value_or(0) : 4096;
+    window = fields.has("sliding_window") ? fields.integer("sliding_window").value_or(0)
+                                          : family.config.default_window;
   } else if (fields.boolean("use_sliding_window", false)) {
     window = fields.integer("sliding_window").value_or(0);
     first_layer = fields.integer("max_window_layers").value_or(0);
@@ -236,7 +282,8 @@ ModelConfig config_from_hf(const json& config_json, const json& generation_confi
   ModelConfig config;
   config.family = family.name;
   config.hidden_size = fields.required_integer("hidden_size");
-  config.intermediate_size = fields.required_integer("intermediate_size");
+  const ConfigSpelling& spelling = family.config;
+  config.intermediate_size = fields.required_integer(spelling.intermediate_size);
   config.n_layers = fields.required_integer("num_hidden_layers");
   config.n_heads = in_range(fields.required_integer("num_attention_heads"), 1, 65536, subject,
                             "num_attention_heads");
@@ -244,13 +291,13 @@ ModelConfig config_from_hf(const json& config_json, const json& generation_confi
   config.head_dim = fields.integer("head_dim").value_or(config.hidden_size / config.n_heads);
   config.vocab_size = fields.required_integer("vocab_size");
   config.max_positions = fields.required_integer("max_position_embeddings");
-  config.norm_epsilon = static_cast<float>(family.norm == NormKind::kRms
-                                               ? fields.number("rms_norm_eps").value_or(1e-6)
-                                               : fields.number("layer_norm_eps").value_or(1e-5));
-  config.activation = read_activation(fields);
-  config.tied_embeddings = fields.boolean("tie_word_embeddings", false);
+  config.norm_epsilon = static_cast<float>(
+      fields.number(spelling.norm_epsilon).value_or(spelling.default_norm_epsilon));
+  config.activation = read_activation(fields, spelling);
+  config.tied_embeddings = fields.boolean("tie_word_embeddings", spelling.tied_by_default);
   config.sliding_window = read_sliding_window(fields, family, config.n_layers);
-  read_rope(fields, config);
+  if (family.positions == Positions::kRope) read_rope(fields, config);
+  if (family.positions == Positions::kLearned) check_opt(fields, config);
   check_config(config, subject);
   if (const auto bos = fields.integer("bos_token_id")) {
     config.bos_token =

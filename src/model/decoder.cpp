@@ -43,7 +43,7 @@ std::string_view to_string(DecodeStage stage) {
 
 bool Decoder::supports(const ModelConfig& config) {
   return family_named(config.family).positions == Positions::kRope &&
-         config.rope_scaling.kind != RopeScaling::Kind::kDynamic;
+         config.rotated() == config.head_dim && !config.rope_scaling.depends_on_length();
 }
 
 Decoder::Decoder(Device& device, DecoderWeights weights, DecoderCache cache, DType products)

@@ -14,28 +14,31 @@ namespace d2q::test {
 
 class FakeWeights final : public WeightSource {
  public:
-  /// Fills every tensor that the family's table names; biases of q, k, v where it asks for them.
+  /// Fills every tensor that the family's table names, and the biases that it asks for; parts of
+  /// fused matrices under their own names.
   explicit FakeWeights(ModelConfig config) : config_(std::move(config)) {
     const Family& family = family_named(config_.family);
     const ModuleNames& names = family.modules;
     const int64_t hidden = config_.hidden_size, mlp = config_.intermediate_size;
     const int64_t q = config_.n_heads * config_.head_dim,
                   kv = config_.n_kv_heads * config_.head_dim;
+    const bool biased = family.linear_bias;
     add(names.embedding, 0, config_.vocab_size, hidden);
+    add(names.positions, 0, config_.max_positions + family.position_offset, hidden);
     if (!config_.tied_embeddings) add(names.head, 0, config_.vocab_size, hidden);
-    add(names.final_norm, 0, 1, hidden);
+    add_norm(names.final_norm, 0, hidden);
     for (int64_t layer = 0; layer < config_.n_layers; ++layer) {
-      add(names.attention_norm, layer, 1, hidden);
+      add_norm(names.attention_norm, layer, hidden);
       add(names.q, layer, q, hidden, family.qkv_bias);
       add(names.k, layer, kv, hidden, family.qkv_bias);
       add(names.v, layer, kv, hidden, family.qkv_bias);
-      add(names.o, layer, hidden, q);
+      add(names.o, layer, hidden, q, biased);
       add(names.q_norm, layer, 1, config_.head_dim);
       add(names.k_norm, layer, 1, config_.head_dim);
-      add(names.mlp_norm, layer, 1, hidden);
+      add_norm(names.mlp_norm, layer, hidden);
       add(names.gate, layer, mlp, hidden);
-      add(names.up, layer, mlp, hidden);
-      add(names.down, layer, hidden, mlp);
+      add(names.up, layer, mlp, hidden, biased);
+      add(names.down, layer, hidden, mlp, biased);
     }
   }
 
@@ -56,6 +59,12 @@ class FakeWeights final : public WeightSource {
     const std::string name = module_name(module.hf, layer);
     tensors_[name + ".weight"] = random(rows, cols, rows == 1 ? 1.0 : 0.0);
     if (biased) tensors_[name + ".bias"] = random(1, rows, 0.0);
+  }
+
+  void add_norm(const ModuleName& module, int64_t layer, int64_t width) {
+    add(module, layer, 1, width);
+    if (family_named(config_.family).norm != NormKind::kLayer) return;
+    tensors_[module_name(module.hf, layer) + ".bias"] = random(1, width, 0.0);
   }
 
   Matrix<float> random(int64_t rows, int64_t cols, double mean) {
@@ -83,6 +92,10 @@ inline ModelConfig small_config(const std::string& family = "llama") {
   config.head_dim = 16;
   config.vocab_size = 90;
   config.max_positions = 64;
+  if (family == "opt") {
+    config.n_heads = config.n_kv_heads = 3;
+    config.activation = Activation::kRelu;
+  }
   return config;
 }
 

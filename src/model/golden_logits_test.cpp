@@ -61,9 +61,10 @@ TEST_P(GoldenLogits, forward_in_bf16_is_within_its_rounding) {
 }
 
 TEST_P(GoldenLogits, decoding_with_a_cache_is_within_its_f16_rounding) {
-  // Dynamic scaling turns cached keys by the angles of the length at which they came, unlike one
-  // pass.
-  if (source_->config().rope_scaling.kind == RopeScaling::Kind::kDynamic) GTEST_SKIP();
+  // Beyond the trained length, dynamic scaling and LongRoPE turn cached keys by the angles of the
+  // length at which they came, unlike one pass.
+  const RopeScaling& rope = source_->config().rope_scaling;
+  if (rope.depends_on_length() && length_ > rope.original_max_positions) GTEST_SKIP();
   Transformer model(*device_, source_, DType::kF32);
   KvCache cache(*device_, source_->config(), length_);
   const int64_t vocab = source_->config().vocab_size;
@@ -83,7 +84,9 @@ INSTANTIATE_TEST_SUITE_P(Models, GoldenLogits,
                                            "logits_llama_linear", "logits_llama_dynamic",
                                            "logits_llama_llama3", "logits_llama_yarn",
                                            "logits_llama_yarn_factor", "logits_mistral_window",
-                                           "logits_qwen2", "logits_qwen3"),
+                                           "logits_qwen2", "logits_qwen3", "logits_llama_biases",
+                                           "logits_phi3", "logits_phi3_short", "logits_phi3_long",
+                                           "logits_opt"),
                          [](const auto& test_case) { return std::string(test_case.param); });
 
 }  // namespace

@@ -8,17 +8,23 @@
 
 #include "kernels/host_copy.h"
 #include "model/block.h"
+#include "model/family.h"
 
 namespace d2q {
 namespace {
 
 constexpr double kTau = 2.0 * std::numbers::pi;
 
-std::vector<float> plain_frequencies(double theta, int64_t dim) {
+/// `divisors`: what each is divided by; empty for 1.
+std::vector<float> plain_frequencies(double theta, int64_t dim,
+                                     const std::vector<double>& divisors = {}) {
   std::vector<float> result;
   for (int64_t i = 0; i < dim; i += 2) {
     const float exponent = static_cast<float>(i) / static_cast<float>(dim);
-    result.push_back(1.0f / static_cast<float>(std::pow(theta, static_cast<double>(exponent))));
+    const auto power = static_cast<float>(std::pow(theta, static_cast<double>(exponent)));
+    const float divisor =
+        divisors.empty() ? 1.0f : static_cast<float>(divisors[static_cast<size_t>(i / 2)]);
+    result.push_back(1.0f / (divisor * power));
   }
   return result;
 }
@@ -64,7 +70,8 @@ void scale_yarn(const RopeScaling& rope, double theta, int64_t dim,
 
 RopeTables make_rope_tables(Device& device, const ModelConfig& config, int64_t n_positions) {
   const RopeScaling& rope = config.rope_scaling;
-  const int64_t dim = config.head_dim;
+  if (family_named(config.family).positions == Positions::kLearned) return {};
+  const int64_t dim = config.rotated();
   D2Q_CHECK(dim > 0 && dim % 2 == 0 && n_positions >= 0, "head size {}, {} positions", dim,
             n_positions);
   double theta = config.rope_theta;
@@ -92,6 +99,12 @@ RopeTables make_rope_tables(Device& device, const ModelConfig& config, int64_t n
       if (magnitude == 0.0)
         magnitude = rope.factor <= 1.0 ? 1.0 : 0.1 * std::log(rope.factor) + 1.0;
       break;
+    case RopeScaling::Kind::kLong: {
+      const bool is_long = n_positions > rope.original_max_positions;
+      frequencies = plain_frequencies(theta, dim, is_long ? rope.long_factors : rope.short_factors);
+      magnitude = rope.attention_factor;
+      break;
+    }
   }
 
   const int64_t half = dim / 2;

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "model/attention_projections.h"
+#include "model/input_embedding.h"
 #include "model/load_weights.h"
 
 namespace d2q {
@@ -22,7 +23,7 @@ struct Transformer::Impl {
   std::shared_ptr<const WeightSource> source;
   const ModelConfig& config;
   DType products;
-  Tensor embedding;  // [vocab, hidden]
+  InputEmbedding embedding;
   std::vector<BlockWeights> blocks;
   NormParams final_norm;
   Linear output;
@@ -34,10 +35,8 @@ struct Transformer::Impl {
               static_cast<int>(products));
     const Family& family = family_named(config.family);
     const ModuleNames& names = family.modules;
-    D2Q_CHECK(family.positions == Positions::kRope, "family '{}' has learned positions",
-              family.name);
     const std::string embedding_module(names.embedding.hf);
-    embedding = load_tensor(device, *source, embedding_module + ".weight", products);
+    embedding = InputEmbedding(device, *source, products);
     for (int64_t layer = 0; layer < config.n_layers; ++layer) {
       blocks.push_back(load_block(device, *source, layer, products));
     }
@@ -47,22 +46,25 @@ struct Transformer::Impl {
     } else {
       const auto packed = source->packed(embedding_module + ".weight");
       if (packed) output.packed = device.upload_packed(*packed);
-      if (!packed) output.dense = embedding;
+      if (!packed) output.dense = embedding.tokens();
     }
   }
 
   /// Tables for a sequence of `length` tokens. Dynamic scaling beyond the trained length depends on
-  /// the length itself, so those tables are made anew each time.
+  /// the length itself, so those tables are made anew each time; LongRoPE has two kinds of tables.
   const RopeTables& rope_for(int64_t length) {
-    const bool depends_on_length =
-        config.rope_scaling.kind == RopeScaling::Kind::kDynamic && config.max_positions > 0;
-    if (depends_on_length &&
-        (length > config.max_positions || rope.cos.rows() > config.max_positions)) {
+    const RopeScaling& scaling = config.rope_scaling;
+    const bool is_dynamic = scaling.kind == RopeScaling::Kind::kDynamic;
+    const int64_t trained = is_dynamic ? config.max_positions : scaling.original_max_positions;
+    const int64_t rows = rope.cos.rows();
+    const bool is_long = scaling.depends_on_length() && length > trained;
+    const bool other_kind = scaling.depends_on_length() && is_long != (rows > trained);
+    if (is_dynamic && (is_long || rows > trained)) {
       rope = make_rope_tables(device, config, length);
-    } else if (rope.cos.rows() < length) {
-      int64_t rows = std::max<int64_t>(length, 2 * rope.cos.rows());
-      if (depends_on_length) rows = std::min(rows, config.max_positions);
-      rope = make_rope_tables(device, config, rows);
+    } else if (other_kind || rows < length) {
+      int64_t wanted = std::max<int64_t>(length, 2 * rows);
+      if (scaling.depends_on_length() && !is_long) wanted = std::min(wanted, trained);
+      rope = make_rope_tables(device, config, wanted);
     }
     return rope;
   }
@@ -164,8 +166,9 @@ Tensor Transformer::forward_hidden(std::span<const int32_t> ids, int64_t sequenc
   for (int64_t begin = 0; begin < n; begin += batch) {
     const int64_t count = std::min(batch, n - begin);
     const Tensor x = hidden.row_range(begin, count);
-    impl_->device.embed(ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
-                        impl_->embedding, x);
+    impl_->embedding.embed(impl_->device,
+                           ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
+                           sequence_length, 0, x);
     impl_->run_blocks(x, sequence_length);
     impl_->device.norm(x, impl_->final_norm, x);
   }
@@ -178,7 +181,7 @@ void Transformer::head(const Tensor& hidden, const Tensor& logits) {
 
 std::unique_ptr<Decoder> Transformer::make_decoder(DecoderCache cache) {
   const DecoderWeights weights{.config = &impl_->config,
-                               .embedding = {.dense = impl_->embedding, .packed = {}, .bias = {}},
+                               .embedding = {.dense = impl_->embedding.tokens(), .packed = {}, .bias = {}},
                                .blocks = &impl_->blocks,
                                .final_norm = &impl_->final_norm,
                                .output = &impl_->output};
@@ -219,8 +222,9 @@ Tensor Transformer::decode(std::span<const int32_t> ids, KvCache& cache) {
   for (int64_t begin = 0; begin < n; begin += kPrefillTokens) {
     const int64_t count = std::min(kPrefillTokens, n - begin);
     x = impl_->device.allocate(count, impl_->config.hidden_size, DType::kF32);
-    impl_->device.embed(ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
-                        impl_->embedding, x);
+    impl_->embedding.embed(impl_->device,
+                           ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
+                           count, cache.length_, x);
     impl_->run_blocks_cached(x, cache.length_, cache.layers_.keys, cache.layers_.values);
     cache.length_ += count;
   }

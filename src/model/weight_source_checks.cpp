@@ -8,28 +8,6 @@
 #include "model/family.h"
 
 namespace d2q {
-namespace {
-
-/// True when `module` is `pattern` for some layer of the model.
-bool is_module(std::string_view pattern, std::string_view module, int64_t n_layers) {
-  if (pattern.empty()) return false;
-  const size_t place = pattern.find("{}");
-  if (place == std::string_view::npos) return pattern == module;
-  const std::string_view before = pattern.substr(0, place);
-  const std::string_view after = pattern.substr(place + 2);
-  if (!module.starts_with(before) || !module.ends_with(after) ||
-      module.size() <= before.size() + after.size()) {
-    return false;
-  }
-  const std::string_view digits =
-      module.substr(before.size(), module.size() - before.size() - after.size());
-  if (digits.size() > 4 || digits.find_first_not_of("0123456789") != std::string_view::npos) {
-    return false;
-  }
-  return std::stoll(std::string(digits)) < n_layers;
-}
-
-}  // namespace
 
 std::vector<int64_t> expected_shape(const ModelConfig& config, const std::string& name) {
   const size_t dot = name.rfind('.');
@@ -37,8 +15,9 @@ std::vector<int64_t> expected_shape(const ModelConfig& config, const std::string
   const std::string module = name.substr(0, dot);
   const std::string part = name.substr(dot + 1);
   if (part != "weight" && part != "bias") return {};
-
-  const ModuleNames& m = family_named(config.family).modules;
+  const Family& family = family_named(config.family);
+  const ModuleNames& m = family.modules;
+  const int64_t positions = config.max_positions + family.position_offset;
   const int64_t hidden = config.hidden_size;
   const int64_t query = config.n_heads * config.head_dim;
   const int64_t key = config.n_kv_heads * config.head_dim;
@@ -47,15 +26,26 @@ std::vector<int64_t> expected_shape(const ModelConfig& config, const std::string
     ModuleName module;
     std::vector<int64_t> shape;
   };
-  const Row rows[] = {{m.attention_norm, {hidden}},  {m.q, {query, hidden}},
-                      {m.k, {key, hidden}},          {m.v, {key, hidden}},
-                      {m.o, {hidden, query}},        {m.q_norm, {config.head_dim}},
-                      {m.k_norm, {config.head_dim}}, {m.mlp_norm, {hidden}},
-                      {m.gate, {inner, hidden}},     {m.up, {inner, hidden}},
-                      {m.down, {hidden, inner}},     {m.embedding, {config.vocab_size, hidden}},
-                      {m.final_norm, {hidden}},      {m.head, {config.vocab_size, hidden}}};
+  const Row rows[] = {{m.attention_norm, {hidden}},
+                      {m.q, {query, hidden}},
+                      {m.k, {key, hidden}},
+                      {m.v, {key, hidden}},
+                      {m.o, {hidden, query}},
+                      {m.q_norm, {config.head_dim}},
+                      {m.k_norm, {config.head_dim}},
+                      {m.mlp_norm, {hidden}},
+                      {m.gate, {inner, hidden}},
+                      {m.up, {inner, hidden}},
+                      {m.down, {hidden, inner}},
+                      {m.embedding, {config.vocab_size, hidden}},
+                      {m.final_norm, {hidden}},
+                      {m.head, {config.vocab_size, hidden}},
+                      {m.positions, {positions, hidden}},
+                      {m.qkv, {query + 2 * key, hidden}},
+                      {m.gate_up, {2 * inner, hidden}}};
   for (const Row& row : rows) {
-    if (!is_module(row.module.hf, module, config.n_layers)) continue;
+    const auto layer = matched_layer(row.module.hf, module);
+    if (!layer || *layer >= config.n_layers) continue;
     if (part == "weight") return row.shape;
     return {row.shape.front()};
   }

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "format/gguf.h"
 #include "model/family.h"
+#include "model/fused_modules.h"
 #include "model/weight_source_checks.h"
 
 namespace d2q {
@@ -15,28 +16,33 @@ class GgufWeightSource : public WeightSource {
 
   const ModelConfig& config() const override { return config_; }
   std::string format() const override { return "gguf"; }
-  bool has(const std::string& name) const override { return find(name) != nullptr; }
+  bool has(const std::string& name) const override { return find(name).tensor != nullptr; }
   std::optional<PackedView> packed(const std::string&) const override { return std::nullopt; }
 
   Matrix<float> load(const std::string& name) const override {
     const std::string subject = file_.path().string();
-    const GgufTensor* tensor = find(name);
-    if (tensor == nullptr) fail_missing_tensor(name, subject);
-    check_shape(config_, name, tensor->shape, subject);
-    const int64_t cols = tensor->row_length();
-    Matrix<float> matrix(tensor->n_rows(), cols);
+    const Found found = find(name);
+    if (found.tensor == nullptr) fail_missing_tensor(name, subject);
+    const GgufTensor& tensor = *found.tensor;
+    check_shape(config_, found.name, tensor.shape, subject);
     const bool permuted = is_permuted(name);
-    if (permuted && tensor->shape.size() == 1) {
-      Matrix<float> stored(1, cols);
-      file_.dequantize_rows(*tensor, 0, 1, stored.span());
-      for (int64_t i = 0; i < cols; ++i) matrix.data()[hf_row(i)] = stored.data()[i];
-      check_finite(matrix.span(), 0, name, subject);
-      return matrix;
+    if (tensor.shape.size() == 1) {
+      Matrix<float> stored(1, tensor.row_length());
+      file_.dequantize_rows(tensor, 0, 1, stored.span());
+      const int64_t count = found.n_rows < 0 ? stored.cols() : found.n_rows;
+      Matrix<float> vector(1, count);
+      for (int64_t i = 0; i < count; ++i)
+        vector.data()[permuted ? hf_row_of(i, config_.head_dim) : i] =
+            stored.data()[found.first_row + i];
+      check_finite(vector.span(), 0, name, subject);
+      return vector;
     }
+    const int64_t cols = tensor.row_length();
+    Matrix<float> matrix(found.n_rows < 0 ? tensor.n_rows() : found.n_rows, cols);
     for (int64_t r = 0; r < matrix.rows(); ++r) {
-      const int64_t target = permuted ? hf_row(r) : r;
+      const int64_t target = permuted ? hf_row_of(r, config_.head_dim) : r;
       const std::span<float> row(matrix.row(target), static_cast<size_t>(cols));
-      file_.dequantize_rows(*tensor, r, 1, row);
+      file_.dequantize_rows(tensor, found.first_row + r, 1, row);
       // Row by row, while the row is in the cache.
       check_finite(row, static_cast<size_t>(target * cols), name, subject);
     }
@@ -44,23 +50,29 @@ class GgufWeightSource : public WeightSource {
   }
 
  private:
-  const GgufTensor* find(const std::string& name) const {
+  /// The rows of a stored tensor that a name means: all of them for n_rows -1.
+  struct Found {
+    const GgufTensor* tensor = nullptr;
+    std::string name;  // HF's, of the whole tensor
+    int64_t first_row = 0;
+    int64_t n_rows = -1;
+  };
+
+  const GgufTensor* find_stored(const std::string& name) const {
     const std::string stored = gguf_tensor_name(family_, name);
-    const GgufTensor* tensor = stored.empty() ? nullptr : file_.find(stored);
-    if (tensor == nullptr && config_.tied_embeddings && name == head_name()) {
-      return file_.find(std::string(family_.modules.embedding.gguf) + ".weight");
-    }
-    return tensor;
+    return stored.empty() ? nullptr : file_.find(stored);
   }
 
+  Found find(const std::string& name) const {
+    const auto fused = fused_rows(config_, name);
+    const GgufTensor* tensor = find_stored(name);
+    if (tensor == nullptr && fused)
+      return {find_stored(fused->name), fused->name, fused->first, fused->count};
+    if (tensor == nullptr && config_.tied_embeddings && name == head_name())
+      tensor = file_.find(std::string(family_.modules.embedding.gguf) + ".weight");
+    return {tensor, name, 0, -1};
+  }
   std::string head_name() const { return std::string(family_.modules.head.hf) + ".weight"; }
-
-  /// The row of HF's order that row r of a permuted q or k is. GGUF interleaves the two halves of
-  /// each head: its rows 2j and 2j + 1 are HF's rows j and j + head_dim/2.
-  int64_t hf_row(int64_t r) const {
-    const int64_t within = r % config_.head_dim;
-    return r - within + within % 2 * (config_.head_dim / 2) + within / 2;
-  }
 
   /// True for the q and k projections of a family whose GGUF rows are permuted.
   bool is_permuted(const std::string& name) const {
@@ -76,6 +88,11 @@ class GgufWeightSource : public WeightSource {
 };
 
 }  // namespace
+
+int64_t hf_row_of(int64_t r, int64_t head_dim) {
+  const int64_t within = r % head_dim;
+  return r - within + within % 2 * (head_dim / 2) + within / 2;
+}
 
 std::unique_ptr<WeightSource> open_gguf_model(const std::filesystem::path& path) {
   return std::make_unique<GgufWeightSource>(path);

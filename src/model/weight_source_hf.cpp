@@ -7,6 +7,7 @@
 #include "format/packed_container.h"
 #include "format/safetensors.h"
 #include "model/family.h"
+#include "model/fused_modules.h"
 #include "model/weight_source_checks.h"
 
 namespace d2q {
@@ -70,7 +71,9 @@ class HfWeightSource : public WeightSource {
   const ModelConfig& config() const override { return config_; }
   std::string format() const override { return is_packed_ ? kPackedQuantMethod : "hf"; }
   bool has(const std::string& name) const override {
-    return tensors_.find(stored_name(name)) != nullptr || packed(name).has_value();
+    if (tensors_.find(stored_name(name)) != nullptr || packed(name).has_value()) return true;
+    const auto fused = fused_rows(config_, name);
+    return fused && tensors_.find(fused->name) != nullptr;
   }
 
   std::optional<PackedView> packed(const std::string& name) const override {
@@ -83,21 +86,19 @@ class HfWeightSource : public WeightSource {
   }
 
   Matrix<float> load(const std::string& name) const override {
-    if (const SafetensorsTensor* tensor = tensors_.find(stored_name(name))) {
-      const std::string subject = tensors_.file_of(*tensor).string();
-      check_shape(config_, name, tensor->shape, subject);
-      const int64_t cols = tensor->shape.back();
-      Matrix<float> matrix(tensor->shape.size() == 1 ? 1 : tensor->shape.front(), cols);
-      convert(*tensor, matrix.span(), subject);
-      check_finite(matrix.span(), 0, name, subject);
+    if (const SafetensorsTensor* tensor = tensors_.find(stored_name(name)))
+      return load_rows(*tensor, name, 0, -1);
+    if (const auto view = packed(name)) {
+      Matrix<float> matrix(view->layout.rows, view->layout.cols);
+      dequantize(*view, matrix.span());
+      check_finite(matrix.span(), 0, name, tensors_.path().string());
       return matrix;
     }
-    const auto view = packed(name);
-    if (!view) fail_missing_tensor(name, tensors_.path().string());
-    Matrix<float> matrix(view->layout.rows, view->layout.cols);
-    dequantize(*view, matrix.span());
-    check_finite(matrix.span(), 0, name, tensors_.path().string());
-    return matrix;
+    if (const auto fused = fused_rows(config_, name)) {
+      if (const SafetensorsTensor* tensor = tensors_.find(fused->name))
+        return load_rows(*tensor, fused->name, fused->first, fused->count);
+    }
+    fail_missing_tensor(name, tensors_.path().string());
   }
 
  private:
@@ -107,6 +108,24 @@ class HfWeightSource : public WeightSource {
         is_packed_(packed_version(config, (folder / "config.json").string()) != 0),
         tensors_(folder) {}
 
+  /// Rows [first, first + count) of a dense tensor, or all of it (count -1). A vector's elements
+  /// count as rows.
+  Matrix<float> load_rows(const SafetensorsTensor& tensor, const std::string& name, int64_t first,
+                          int64_t count) const {
+    const std::string subject = tensors_.file_of(tensor).string();
+    check_shape(config_, name, tensor.shape, subject);
+    const bool is_vector = tensor.shape.size() == 1;
+    const int64_t width = is_vector ? 1 : tensor.shape.back();
+    if (count < 0) count = tensor.shape.front();
+    Matrix<float> matrix(is_vector ? 1 : count, is_vector ? count : width);
+    SafetensorsTensor part = tensor;
+    const auto row_bytes = static_cast<size_t>(width * size_of(tensor.type));
+    part.bytes = tensor.bytes.subspan(static_cast<size_t>(first) * row_bytes,
+                                      static_cast<size_t>(count) * row_bytes);
+    convert(part, matrix.span(), subject);
+    check_finite(matrix.span(), static_cast<size_t>(first * width), name, subject);
+    return matrix;
+  }
   /// The head of a model with tied embeddings is the embedding.
   std::string stored_name(const std::string& name) const {
     const ModuleNames& modules = family_named(config_.family).modules;

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "base/testing/expect_error.h"
@@ -223,6 +224,45 @@ TEST(HfWeightSourceTest, MisshapenAndBrokenTensorsAreNamedWithTheirFile) {
   D2Q_EXPECT_ERROR(source->load("model.norm.weight"), ErrorCode::kNumeric, "inf at index 5");
   D2Q_EXPECT_ERROR(source->load("model.embed_tokens.weight"), ErrorCode::kCorrupt,
                    "model.safetensors");
+}
+
+TEST(HfWeightSourceTest, PartsOfFusedMatricesAreTheirRows) {
+  const TempFolder folder;
+  nlohmann::json config = hf_config();
+  config["architectures"] = {"Phi3ForCausalLM"};
+  folder.write("config.json", config.dump());
+  write_tensors(folder.path() / "model.safetensors",
+                {stored("model.layers.0.self_attn.qkv_proj.weight", SafetensorsType::kF32, {16, 8},
+                        counting(128)),
+                 stored("model.layers.0.mlp.gate_up_proj.weight", SafetensorsType::kF32, {32, 8},
+                        counting(256))});
+  const auto source = open_model(folder.path());
+  const auto first_of = [&](const char* name) {
+    const Matrix<float> matrix = source->load(name);
+    return std::tuple(matrix.rows(), matrix.cols(), matrix(0, 0));
+  };
+  EXPECT_EQ(first_of("model.layers.0.self_attn.q_proj.weight"), std::tuple(8, 8, 0.0f));
+  EXPECT_EQ(first_of("model.layers.0.self_attn.k_proj.weight"), std::tuple(4, 8, 64.0f));
+  EXPECT_EQ(first_of("model.layers.0.self_attn.v_proj.weight"), std::tuple(4, 8, 96.0f));
+  EXPECT_EQ(first_of("model.layers.0.mlp.gate_proj.weight"), std::tuple(16, 8, 0.0f));
+  EXPECT_EQ(first_of("model.layers.0.mlp.up_proj.weight"), std::tuple(16, 8, 128.0f));
+  EXPECT_TRUE(source->has("model.layers.0.mlp.up_proj.weight"));
+  EXPECT_FALSE(source->has("model.layers.0.mlp.up_proj.bias"));
+  EXPECT_FALSE(source->has("model.layers.1.mlp.up_proj.weight"));
+  D2Q_EXPECT_ERROR(source->load("model.layers.1.mlp.up_proj.weight"), ErrorCode::kNotFound,
+                   "model.layers.1.mlp.up_proj.weight");
+}
+
+TEST(GgufWeightSourceTest, PartsOfFusedMatricesAreTheirRows) {
+  const TempFolder folder;
+  GgufBuilder builder = gguf_model("phi3");
+  builder.tensor_f32("blk.0.attn_qkv.weight", {kHidden, 16}, counting(128));
+  builder.tensor_f32("blk.0.ffn_up.weight", {kHidden, 2 * kInner}, counting(256));
+  const auto source = open(folder, builder);
+  EXPECT_EQ(source->load("model.layers.0.self_attn.k_proj.weight")(0, 0), 64.0f);
+  EXPECT_EQ(source->load("model.layers.0.self_attn.k_proj.weight").rows(), 4);
+  EXPECT_EQ(source->load("model.layers.0.mlp.gate_proj.weight")(0, 0), 0.0f);
+  EXPECT_EQ(source->load("model.layers.0.mlp.up_proj.weight")(0, 0), 128.0f);
 }
 
 // --- d2quant ------------------------------------------------------------------------------------

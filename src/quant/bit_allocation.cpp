@@ -10,6 +10,7 @@
 #include "kernels/host_copy.h"
 #include "model/block_backward.h"
 #include "model/family.h"
+#include "model/input_embedding.h"
 #include "model/load_weights.h"
 #include "quant/linear_settings.h"
 #include "quant/solve.h"
@@ -125,10 +126,7 @@ std::vector<LinearSensitivity> measure_sensitivity(
   const Tensor normed = f32();
   const Tensor reference = f32();
   const Tensor scratch = f32();
-  {
-    const std::string embedding = std::string(family.modules.embedding.hf) + ".weight";
-    device.embed(ids, load_tensor(device, source, embedding, DType::kF32), x);
-  }
+  InputEmbedding(device, source, DType::kF32).embed(device, ids, options.sequence_length, 0, x);
   NormParams norm{
       family.norm,
       to_device(device, std::vector<float>(static_cast<size_t>(config.hidden_size), 1.0f), 1,
@@ -145,7 +143,7 @@ std::vector<LinearSensitivity> measure_sensitivity(
       if (linear.projection == Projection::kGate && !family.gated_mlp) continue;
       LinearSensitivity entry;
       entry.name = linear_name(config, layer, linear.name);
-      const bool is_down = linear.projection == Projection::kDown;
+      const bool is_down = absorbs_column_scale(config, linear.name);
       LinearSettings settings = linear_settings(options, entry.name, is_down);
       if (settings.keep) continue;
       const Matrix<float> weight = source.load(entry.name + ".weight");

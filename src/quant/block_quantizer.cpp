@@ -185,13 +185,14 @@ StoredLinear BlockQuantizer::solve_linear(InputSetSolver& solver, int64_t layer,
     stored.bias.assign(bias.data(), bias.data() + bias.size());
   }
   const LinearSettings settings =
-      linear_settings(options_, stored.name, std::string_view(projection) == "down_proj");
+      linear_settings(options_, stored.name, absorbs_column_scale(source_.config(), projection));
   if (settings.keep) {
     // What the file will hold: f16.
     for (float& value : weight.span()) value = to_float(to_half(value));
     stored.dense = std::move(weight);
   } else {
-    stored.solution = solver.solve(weight, settings.grid, settings.group_size);
+    stored.solution =
+        solver.solve(weight, settings.grid, settings.group_size, settings.middle_zero);
   }
   stored.seconds = seconds_since(start);
   return stored;

@@ -58,9 +58,9 @@ class BlockQuantizer {
   static bool corrects_deviation(const QuantizeOptions& options);
 
   /// Quantizes block `layer` and moves both streams behind it. `final_norm` is given for the last
-  /// block only. `on_linear` hears of each solved linear, `on_tune_step` of each step of the
-  /// block's tuning and its loss. Throws Error{kNumeric} naming block and stage when the
-  /// activations are no longer finite.
+  /// block only, where that norm is to be corrected. `on_linear` hears of each solved linear,
+  /// `on_tune_step` of each step of the block's tuning and its loss. Throws Error{kNumeric} naming
+  /// block and stage when the activations are no longer finite.
   QuantizedBlock quantize(int64_t layer, const Streams& streams, const NormParams* final_norm,
                           const std::function<void(const StoredLinear&)>& on_linear,
                           const std::function<void(int64_t step, double loss)>& on_tune_step = {});

@@ -49,10 +49,11 @@ struct BlockTuner::Candidate {
   TunedNorm attention_norm;
   TunedNorm mlp_norm;
 
-  Candidate(Device& device, const BlockWeights& start, const TunedSolutions& solutions)
+  Candidate(Device& device, const BlockWeights& start, const TunedSolutions& solutions,
+            bool tune_shifts)
       : weights(start),
-        attention_norm(device, weights.attention_norm),
-        mlp_norm(device, weights.mlp_norm) {
+        attention_norm(device, weights.attention_norm, tune_shifts),
+        mlp_norm(device, weights.mlp_norm, tune_shifts) {
     for (size_t i = 0; i < kBlockLinears.size(); ++i) {
       if (solutions[i] == nullptr) continue;
       scales[i].emplace(device, *solutions[i]);
@@ -95,7 +96,7 @@ bool tunes_block(const QuantizeOptions& options, const ModelConfig& config, int6
     if (linear.projection == Projection::kGate && !family_named(config.family).gated_mlp)
       return false;
     return has_tuned_scales(linear_settings(options, linear_name(config, layer, linear.name),
-                                            linear.projection == Projection::kDown));
+                                            absorbs_column_scale(config, linear.name)));
   });
 }
 
@@ -163,7 +164,7 @@ BlockTuning BlockTuner::tune(int64_t layer, const Tensor& input, const Tensor& t
   result.loss_before = held_out_loss(weights, input, target);
   // Adam's epsilon then means the same for every block, however large its activations.
   const double unit = result.loss_before > 0.0 ? result.loss_before : 1.0;
-  const Candidate candidate(device_, weights, solutions);
+  const Candidate candidate(device_, weights, solutions, options_.tune_shifts);
   // Blocks draw different windows; a resumed run draws the same.
   WindowOrder order(n_training, options_.seed ^ (static_cast<uint64_t>(layer + 1) << 32));
   const Tensor batch_input = device_.allocate(n_windows * length, input.cols(), DType::kF32);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <regex>
 
+#include "model/family.h"
+
 namespace d2q {
 
 Grid grid_of(const QuantizeOptions& options, int bits, bool is_down) {
@@ -12,6 +14,11 @@ Grid grid_of(const QuantizeOptions& options, int bits, bool is_down) {
   grid.column_scale = is_down && options.dual_scale;
   if (grid.column_scale || options.sign_planes) grid.kind = GridKind::kSignPlanes;
   return grid;
+}
+
+bool absorbs_column_scale(const ModelConfig& config, std::string_view projection) {
+  if (projection != "down_proj") return false;
+  return family_named(config.family).gated_mlp || config.activation == Activation::kRelu;
 }
 
 LinearSettings linear_settings(const QuantizeOptions& options, const std::string& name,
@@ -31,6 +38,10 @@ LinearSettings linear_settings(const QuantizeOptions& options, const std::string
   }
   for (const std::string& pattern : options.keep) {
     settings.keep = settings.keep || std::regex_search(name, std::regex(pattern));
+  }
+  if (options.portable_grid) {
+    settings.middle_zero = settings.grid.bits == 2;
+    return settings;
   }
   settings.grid = grid_of(options, settings.grid.bits, is_down);
   return settings;

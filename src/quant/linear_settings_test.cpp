@@ -77,5 +77,17 @@ TEST(LinearSettings, AnyKeepPatternKeeps) {
   EXPECT_TRUE(linear_settings(options, "model.layers.0.self_attn.q_proj", false).keep);
 }
 
+TEST(LinearSettingsTest, OnlyAGateOrReluLetsAColumnScaleThrough) {
+  ModelConfig config;
+  config.family = "llama";
+  EXPECT_TRUE(absorbs_column_scale(config, "down_proj"));
+  EXPECT_FALSE(absorbs_column_scale(config, "o_proj"));
+  config.family = "opt";
+  config.activation = Activation::kRelu;
+  EXPECT_TRUE(absorbs_column_scale(config, "down_proj"));
+  config.activation = Activation::kGelu;
+  EXPECT_FALSE(absorbs_column_scale(config, "down_proj"));
+}
+
 }  // namespace
 }  // namespace d2q

@@ -99,6 +99,17 @@ void validate(const QuantizeOptions& options) {
     fail(ErrorCode::kInvalidArgument, "--dac-gate: threshold {} is negative",
          options.shift_gate.threshold);
   }
+  if (options.portable_grid && options.target_bits != 0.0) {
+    fail(ErrorCode::kInvalidArgument,
+         "--grid portable with --target-bits: other bits than 2 are not portable");
+  }
+  if (options.portable_grid && (options.bits != 2 || options.group_size % 64 != 0)) {
+    fail(
+        ErrorCode::kInvalidArgument,
+        "--grid portable: {} bits in groups of {}; it is made of 2 bits in groups of a multiple of "
+        "64",
+        options.bits, options.group_size);
+  }
   if (options.calibration.empty() && options.method != QuantMethod::kRtn) {
     fail(ErrorCode::kInvalidArgument,
          "--calib FILE (or --calib self) is needed by every method but rtn");

@@ -36,13 +36,18 @@ struct QuantizeOptions {
   RotationKind rotation = RotationKind::kBlock;
   bool dual_scale = true;            // DSQ on down_proj (method d2quant, 2 and 3 bits)
   bool deviation_correction = true;  // DAC (method d2quant)
+  bool final_correction = true;      // DAC on the final norm, too
   ShiftGate shift_gate;
   double alpha = 0.25;       // weight of the asymmetric term (METHOD.md §4)
   bool refine = false;       // METHOD.md §8.1, §8.3-§8.5 in place of §4's asymmetric term
   int refine_rounds = 0;     // R: rounds of scale refit and code descent
   bool sign_planes = false;  // §8.2: sign-plane levels on every linear of 2 or 3 bits
+  /// Only what other software's formats hold exactly: uniform grids of 2 bits whose zeros are 1 or
+  /// 2 (GGUF's Q2_0), no column scales, no tuning of scales.
+  bool portable_grid = false;
   int64_t tune_steps = 0;    // METHOD.md §9: steps of block tuning (method d2quant); 0 = none
   int64_t tune_windows = 2;  // calibration windows a step
+  bool tune_shifts = true;   // shifts of the norms, beside scales and gains
   double damping = 0.01;     // share of mean(diag Hess) added to the diagonal
   std::string calibration;   // a text or jsonl file, or "self"
   int64_t samples = 128;

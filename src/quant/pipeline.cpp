@@ -14,6 +14,7 @@
 #include "base/hash.h"
 #include "format/packed_container.h"
 #include "model/family.h"
+#include "model/input_embedding.h"
 #include "model/load_weights.h"
 #include "model/weight_source.h"
 #include "quant/bit_allocation.h"
@@ -32,7 +33,6 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 using nlohmann::json;
 
-constexpr int64_t kEmbeddingChunk = 4096;     // tokens
 constexpr int64_t kSensitivityTokens = 4096;  // that the allocation of bits looks at
 
 const char* to_string(QuantMethod method) {
@@ -73,14 +73,17 @@ json describe(const QuantizeOptions& options) {
           {"rotation", to_string(options.rotation)},
           {"dual_scale", options.dual_scale},
           {"deviation_correction", options.deviation_correction},
+          {"final_correction", options.final_correction},
           {"shift_gate", static_cast<int>(options.shift_gate.kind)},
           {"shift_gate_threshold", options.shift_gate.threshold},
           {"alpha", options.alpha},
           {"refine", options.refine},
           {"refine_rounds", options.refine_rounds},
           {"sign_planes", options.sign_planes},
+          {"portable_grid", options.portable_grid},
           {"tune_steps", options.tune_steps},
           {"tune_windows", options.tune_windows},
+          {"tune_shifts", options.tune_shifts},
           {"damping", options.damping},
           {"samples", options.samples},
           {"sequence_length", options.sequence_length},
@@ -134,6 +137,8 @@ std::shared_ptr<const WeightSource> prepare(std::shared_ptr<const WeightSource> 
           ? Rotation::full(width, options.seed)
           : Rotation::block_diagonal(width, Rotation::block_for(width, options.group_size),
                                      options.seed);
+  if (family_named(base->config().family).norm == NormKind::kLayer)
+    rotation = rotation.keeping_mean();
   return std::make_shared<PreparedSource>(std::move(base), std::move(rotation), pool);
 }
 
@@ -185,38 +190,25 @@ json describe(const QuantizedBlock& block) {
   return report;
 }
 
-/// Rows `ids` of the table into the stream, a chunk at a time.
-void embed(Device& device, const std::vector<int32_t>& ids, const Tensor& table,
-           const Tensor& stream) {
-  for (int64_t begin = 0; begin < stream.rows(); begin += kEmbeddingChunk) {
-    const int64_t count = std::min(kEmbeddingChunk, stream.rows() - begin);
-    device.embed({ids.data() + begin, static_cast<size_t>(count)}, table,
-                 stream.row_range(begin, count));
-  }
-}
-
 Streams start_streams(Device& device, const WeightSource& source, const QuantizeOptions& options,
                       const std::vector<int32_t>& ids) {
   Streams streams;
   if (!BlockQuantizer::needs_statistics(options)) return streams;
-  const ModelConfig& config = source.config();
-  const Tensor fp = load_tensor(
-      device, source, std::string(family_named(config.family).modules.embedding.hf) + ".weight",
-      DType::kF32);
+  const int64_t hidden = source.config().hidden_size;
   const auto n_tokens = static_cast<int64_t>(ids.size());
+  const InputEmbedding fp(device, source, DType::kF32);
   if (BlockQuantizer::needs_fp_stream(options)) {
-    streams.fp = device.allocate(n_tokens, config.hidden_size, DType::kF32);
-    embed(device, ids, fp, streams.fp);
+    streams.fp = device.allocate(n_tokens, hidden, DType::kF32);
+    fp.embed(device, ids, options.sequence_length, 0, streams.fp);
   }
   // The quantized model reads its embedding as stored.
-  const Tensor stored = device.allocate(fp.rows(), fp.cols(), DType::kF16);
-  device.convert(fp, stored);
-  streams.quantized = device.allocate(n_tokens, config.hidden_size, DType::kF32);
-  embed(device, ids, stored, streams.quantized);
+  const InputEmbedding stored = fp.converted(device, DType::kF16);
+  streams.quantized = device.allocate(n_tokens, hidden, DType::kF32);
+  stored.embed(device, ids, options.sequence_length, 0, streams.quantized);
   return streams;
 }
 
-/// Embedding, final norm and, where it is not tied, the head.
+/// Embedding, learned positions, final norm and, where it is not tied, the head.
 std::vector<OutputFolder::RestTensor> rest_of_model(const WeightSource& source,
                                                     const json& last_block) {
   const ModuleNames& modules = family_named(source.config().family).modules;
@@ -224,6 +216,10 @@ std::vector<OutputFolder::RestTensor> rest_of_model(const WeightSource& source,
   std::vector<OutputFolder::RestTensor> rest;
   const std::string embedding = std::string(modules.embedding.hf) + ".weight";
   rest.push_back({embedding, source.load(embedding), true});
+  if (!modules.positions.hf.empty()) {
+    const std::string positions = std::string(modules.positions.hf) + ".weight";
+    rest.push_back({positions, source.load(positions), true});
+  }
   rest.push_back({final_norm + ".weight", source.load(final_norm + ".weight"), false});
   const std::string bias = final_norm + ".bias";
   if (last_block.contains("final_shift")) {
@@ -364,9 +360,9 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
                       fmt::format("block {}/{} tune {}/{} loss {:.4g}", layer + 1, config.n_layers,
                                   step, options.tune_steps, loss));
     };
-    const bool last = layer + 1 == config.n_layers;
-    const QuantizedBlock block =
-        quantizer.quantize(layer, streams, last ? &final_norm : nullptr, on_linear, on_tune_step);
+    const bool corrects_final = options.final_correction && layer + 1 == config.n_layers;
+    const QuantizedBlock block = quantizer.quantize(
+        layer, streams, corrects_final ? &final_norm : nullptr, on_linear, on_tune_step);
     json block_report = describe(block);
     block_report["block"] = layer;
     folder.write_block(device, config, layer, block, block_report);

@@ -392,6 +392,37 @@ TEST_F(PipelineTest, ProductsInBf16GiveAModelAsGood) {
   EXPECT_LE(distance_from_model("bf16"), 1.5 * distance_from_model("f32"));
 }
 
+TEST_F(PipelineTest, EveryFamilyIsQuantizedTunedAndRunsAsItsWeights) {
+  options_ = [&] {
+    QuantizeOptions best = preset_options("best");
+    best.calibration = options_.calibration;
+    best.group_size = 16;
+    best.samples = 6;
+    best.sequence_length = 32;
+    best.refine_rounds = 1;
+    best.tune_steps = 4;
+    best.overwrite = true;
+    return best;
+  }();
+  for (const Family& family : families()) {
+    SCOPED_TRACE(family.name);
+    fs::remove_all(model_);
+    test::write_tiny_model(model_, test::tiny_config(std::string(family.name)));
+    options_.bits = 3;
+    const nlohmann::json report = run("out", options_);
+    for (const nlohmann::json& block : report["blocks"]) {
+      EXPECT_EQ(block["linears"].size(), family.gated_mlp ? 7u : 6u);
+      EXPECT_TRUE(block.contains("tuning"));
+    }
+    const std::shared_ptr<const WeightSource> packed = open_model(out("out"));
+    EXPECT_LE(test::relative_difference(logits(packed), logits(std::make_shared<Expanded>(packed))),
+              5e-4);
+    options_.bits = 8;
+    run("out", options_);
+    EXPECT_LE(distance_from_model("out"), 0.1);
+  }
+}
+
 TEST_F(PipelineTest, BiasesTiedHeadsAndHeadNormsAreCarriedOver) {
   for (const char* family : {"qwen2", "qwen3"}) {
     for (const RotationKind rotation : {RotationKind::kBlock, RotationKind::kNone}) {

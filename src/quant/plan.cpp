@@ -137,7 +137,7 @@ QuantizePlan plan_quantization(const std::filesystem::path& model, const Quantiz
     for (const LinearShape& shape : block_linears(c, gated)) {
       const std::string name = linear_name(c, layer, shape.projection);
       const LinearSettings settings =
-          linear_settings(options, name, std::string_view(shape.projection) == "down_proj");
+          linear_settings(options, name, absorbs_column_scale(c, shape.projection));
       block_weights += shape.size();
       tuning.add(shape, settings);
       if (settings.keep) {
@@ -157,14 +157,16 @@ QuantizePlan plan_quantization(const std::filesystem::path& model, const Quantiz
     packed_bytes = static_cast<int64_t>(options.target_bits * weights / 8.0);
   plan.bits_per_weight = weights > 0.0 ? 8.0 * static_cast<double>(packed_bytes) / weights : 16.0;
   const bool untied = !c.tied_embeddings || options.rotation != RotationKind::kNone;
+  const bool learned = family_named(c.family).positions == Positions::kLearned;
   const int64_t embedding = c.vocab_size * c.hidden_size;
-  plan.output_bytes +=
-      packed_bytes + 2 * embedding * (untied ? 2 : 1) + 8 * c.hidden_size * (2 * c.n_layers + 1);
+  const int64_t positions = learned ? c.max_positions * c.hidden_size : 0;
+  plan.output_bytes += packed_bytes + 2 * (embedding * (untied ? 2 : 1) + positions) +
+                       8 * c.hidden_size * (2 * c.n_layers + 1);
 
   const int64_t tokens = options.samples * options.sequence_length;
   const int64_t element = size_of(options.products);
   const int64_t largest = std::max({c.hidden_size, c.intermediate_size, c.n_heads * c.head_dim});
-  int64_t memory = 4 * embedding;  // the embedding in hand, f32
+  int64_t memory = 4 * (embedding + positions);  // the embedding in hand, f32
   if (BlockQuantizer::needs_statistics(options)) {
     int64_t stream_bytes = 4 * c.hidden_size;  // X_q
     int64_t cache_bytes =

@@ -21,18 +21,16 @@ PreparedSource::PreparedSource(std::shared_ptr<const WeightSource> base, Rotatio
       pool_(pool),
       config_(base_->config()) {
   const Family& family = family_named(config_.family);
-  if (family.norm != NormKind::kRms || family.positions != Positions::kRope) {
-    fail(ErrorCode::kUnsupported,
-         "family '{}' cannot be rotated (its norms subtract a mean or its positions are learned); "
-         "use --rotate none",
-         config_.family);
-  }
+  D2Q_CHECK(family.norm == NormKind::kRms || rotation_.keeps_mean(),
+            "norms of family '{}' subtract a mean that the rotation does not keep", family.name);
   config_.tied_embeddings = false;
   const ModuleNames& modules = family.modules;
   const std::string final_norm(modules.final_norm.hf);
   places_[std::string(modules.embedding.hf)] = {Role::kEmbedding, ""};
-  places_[final_norm] = {Role::kNorm, ""};
-  places_[std::string(modules.head.hf)] = {Role::kReader, final_norm};
+  if (!modules.positions.hf.empty())
+    places_[std::string(modules.positions.hf)] = {Role::kEmbedding, ""};
+  places_[final_norm] = {Role::kFinalNorm, ""};
+  places_[std::string(modules.head.hf)] = {Role::kHead, final_norm};
   for (int64_t layer = 0; layer < config_.n_layers; ++layer) {
     const auto name = [&](const ModuleName& module) { return module_name(module.hf, layer); };
     for (const ModuleName& norm : {modules.attention_norm, modules.mlp_norm})
@@ -46,29 +44,70 @@ PreparedSource::PreparedSource(std::shared_ptr<const WeightSource> base, Rotatio
     for (const ModuleName& writer : {modules.o, modules.down})
       places_[name(writer)] = {Role::kWriter, ""};
   }
-  for (const auto& [module, place] : places_) {
-    if (place.role != Role::kNorm || !base_->has(module + std::string(kBias))) continue;
-    fail(ErrorCode::kUnsupported,
-         "{}: a norm with a bias cannot be fused into the linears behind it; use --rotate none",
-         module);
-  }
+}
+
+const PreparedSource::Place* PreparedSource::find(const std::string& name) const {
+  const size_t dot = name.rfind('.');
+  const auto place = places_.find(name.substr(0, dot));
+  return place == places_.end() ? nullptr : &place->second;
 }
 
 bool PreparedSource::has(const std::string& name) const {
-  const std::string head =
-      std::string(family_named(config_.family).modules.head.hf) + std::string(kWeight);
-  return name == head || base_->has(name);
+  if (base_->has(name)) return true;
+  const Place* place = find(name);
+  if (place == nullptr) return false;
+  if (place->role == Role::kHead) return name.ends_with(kWeight);
+  return place->role == Role::kReader && name.ends_with(kBias) &&
+         base_->has(place->norm + std::string(kBias));
+}
+
+/// b + W·β of a linear whose norm has the shift β.
+Matrix<float> PreparedSource::reader_bias(const std::string& name, const std::string& norm) const {
+  const std::string module = name.substr(0, name.size() - kBias.size());
+  const std::string shift_name = norm + std::string(kBias);
+  if (!base_->has(shift_name)) return base_->load(name);
+  const Matrix<float> weight = base_->load(module + std::string(kWeight));
+  const Matrix<float> shift = base_->load(shift_name);
+  Matrix<float> bias = base_->has(name) ? base_->load(name) : Matrix<float>(1, weight.rows(), true);
+  for (int64_t i = 0; i < weight.rows(); ++i) {
+    double sum = 0.0;
+    for (int64_t j = 0; j < weight.cols(); ++j)
+      sum += static_cast<double>(weight(i, j)) * static_cast<double>(shift(0, j));
+    bias(0, i) += static_cast<float>(sum);
+  }
+  return bias;
+}
+
+/// (β ⊘ γ)·R: what the head's W·diag(γ)·R makes the same of as W of β.
+Matrix<float> PreparedSource::final_shift(const std::string& norm) const {
+  Matrix<float> shift = base_->load(norm + std::string(kBias));
+  const Matrix<float> gain = base_->load(norm + std::string(kWeight));
+  for (int64_t j = 0; j < shift.cols(); ++j) {
+    if (gain(0, j) == 0.0f && shift(0, j) != 0.0f) {
+      fail(ErrorCode::kUnsupported,
+           "{}: channel {} has a bias but a gain of 0, which a rotation cannot keep apart; use "
+           "--rotate none",
+           norm, j);
+    }
+    if (shift(0, j) != 0.0f) shift(0, j) /= gain(0, j);
+  }
+  rotation_.rotate_rows(shift, pool_);
+  return shift;
 }
 
 Matrix<float> PreparedSource::load(const std::string& name) const {
-  Matrix<float> matrix = base_->load(name);
+  const Place* place = find(name);
   const bool is_bias = name.ends_with(kBias);
-  const size_t suffix = is_bias ? kBias.size() : name.ends_with(kWeight) ? kWeight.size() : 0;
-  const auto place = places_.find(name.substr(0, name.size() - suffix));
-  if (place == places_.end()) return matrix;
-  switch (place->second.role) {
+  if (place == nullptr) return base_->load(name);
+  if (is_bias && place->role == Role::kReader) return reader_bias(name, place->norm);
+  if (is_bias && place->role == Role::kFinalNorm)
+    return final_shift(name.substr(0, name.size() - kBias.size()));
+  Matrix<float> matrix = base_->load(name);
+  switch (place->role) {
     case Role::kNorm:
-      if (!is_bias) std::fill(matrix.data(), matrix.data() + matrix.size(), 1.0f);
+    case Role::kFinalNorm:
+      // The readers took gain and shift.
+      std::fill(matrix.data(), matrix.data() + matrix.size(), is_bias ? 0.0f : 1.0f);
       break;
     case Role::kEmbedding:
       rotation_.rotate_rows(matrix, pool_);
@@ -80,9 +119,10 @@ Matrix<float> PreparedSource::load(const std::string& name) const {
         rotation_.rotate_columns(matrix, pool_);
       }
       break;
-    case Role::kReader: {
+    case Role::kReader:
+    case Role::kHead: {
       if (is_bias) break;
-      const Matrix<float> gain = base_->load(place->second.norm + std::string(kWeight));
+      const Matrix<float> gain = base_->load(place->norm + std::string(kWeight));
       D2Q_CHECK(gain.size() == matrix.cols(), "gain of {} for {} columns", gain.size(),
                 matrix.cols());
       for (int64_t i = 0; i < matrix.rows(); ++i) {

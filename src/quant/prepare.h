@@ -1,5 +1,7 @@
 // METHOD.md §1: fuse the norms' gains, untie the head and rotate the residual stream, tensor by
-// tensor as they are loaded, so that nothing but the tensor in hand is ever expanded.
+// tensor as they are loaded, so that nothing but the tensor in hand is ever expanded. A norm's
+// shift becomes a bias of the linears that read it; the final norm, whose reader has no place for
+// one, keeps its shift in the rotated channels, divided by the gain that the head takes over.
 #pragma once
 
 #include <memory>
@@ -16,8 +18,7 @@ namespace d2q {
 /// whose norms have gain 1. load() runs on the pool: call it from one thread at a time.
 class PreparedSource final : public WeightSource {
  public:
-  /// Throws Error{kUnsupported} for families whose norms subtract a mean or that learn positions:
-  /// rotating those is not an identity. The same for a model whose norms have a bias.
+  /// `rotation` must keep the mean where the family's norms subtract one (InternalError otherwise).
   PreparedSource(std::shared_ptr<const WeightSource> base, Rotation rotation, ThreadPool& pool);
 
   const ModelConfig& config() const override { return config_; }
@@ -27,11 +28,15 @@ class PreparedSource final : public WeightSource {
   std::optional<PackedView> packed(const std::string&) const override { return std::nullopt; }
 
  private:
-  enum class Role { kNorm, kReader, kWriter, kEmbedding };
+  enum class Role { kNorm, kFinalNorm, kReader, kHead, kWriter, kEmbedding };
   struct Place {
     Role role;
-    std::string norm;  // the norm whose gain a reader takes over
+    std::string norm;  // the norm whose gain (and, but for the head, shift) a reader takes over
   };
+
+  const Place* find(const std::string& name) const;
+  Matrix<float> reader_bias(const std::string& name, const std::string& norm) const;
+  Matrix<float> final_shift(const std::string& norm) const;
 
   std::shared_ptr<const WeightSource> base_;
   Rotation rotation_;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/testing/expect_error.h"
+#include "model/family.h"
 #include "model/transformer.h"
 #include "quant/testing/tiny_model.h"
 
@@ -40,10 +41,13 @@ class PrepareTest : public ::testing::Test {
 };
 
 TEST_F(PrepareTest, ABlockRotationLeavesTheLogitsOfEveryFamily) {
-  for (const char* family : {"llama", "mistral", "qwen2", "qwen3"}) {
-    const auto base = std::make_shared<test::FakeWeights>(test::tiny_config(family));
+  for (const Family& family : families()) {
+    const auto base =
+        std::make_shared<test::FakeWeights>(test::tiny_config(std::string(family.name)));
     for (const int64_t block : {1, 4, 16}) {
-      expect_same_logits(base, Rotation::block_diagonal(48, block, 5));
+      const Rotation rotation = Rotation::block_diagonal(48, block, 5);
+      expect_same_logits(base,
+                         family.norm == NormKind::kLayer ? rotation.keeping_mean() : rotation);
     }
   }
 }
@@ -61,9 +65,16 @@ TEST_F(PrepareTest, TiedModelsAreUntiedAndKeepTheirLogits) {
 }
 
 TEST_F(PrepareTest, StoredModelsWithBiasesAndHeadNormsKeepTheirLogits) {
-  for (const char* name : {"logits_llama", "logits_qwen2", "logits_qwen3"}) {
+  for (const char* name :
+       {"logits_llama", "logits_llama_biases", "logits_qwen2", "logits_qwen3", "logits_phi3"}) {
     expect_same_logits(stored(name), Rotation::block_diagonal(32, 8, 3));
   }
+  expect_same_logits(stored("logits_opt"), Rotation::block_diagonal(32, 8, 3).keeping_mean());
+  expect_same_logits(stored("logits_opt"), Rotation::full(32, 3).keeping_mean());
+}
+
+TEST_F(PrepareTest, NormsThatSubtractAMeanNeedARotationThatKeepsIt) {
+  EXPECT_THROW(PreparedSource(stored("logits_opt"), Rotation::full(32, 1), pool_), InternalError);
 }
 
 TEST_F(PrepareTest, ABiasOfAWriterIsRotatedWithTheStream) {
@@ -119,23 +130,39 @@ TEST_F(PrepareTest, NormsHaveGainOneAndTheWeightsAreRotated) {
   EXPECT_GT(moved / norm_before, 0.1);
 }
 
-TEST_F(PrepareTest, ANormWithABiasIsRefused) {
+TEST_F(PrepareTest, AShiftOfANormMovesIntoItsReadersAndTheFinalOneIntoTheRotatedChannels) {
   class Shifted final : public WeightSource {
    public:
+    explicit Shifted(float final_gain) : final_gain_(final_gain) {}
     const ModelConfig& config() const override { return base_.config(); }
     std::string format() const override { return "fake"; }
-    bool has(const std::string& name) const override {
-      return name == "model.layers.1.post_attention_layernorm.bias" || base_.has(name);
+    bool has(const std::string& name) const override { return is_shift(name) || base_.has(name); }
+    Matrix<float> load(const std::string& name) const override {
+      if (!is_shift(name)) {
+        Matrix<float> matrix = base_.load(name);
+        if (name == "model.norm.weight") matrix(0, 3) = final_gain_;
+        return matrix;
+      }
+      Matrix<float> shift(1, config().hidden_size);
+      for (int64_t j = 0; j < shift.cols(); ++j) shift(0, j) = 0.2f * static_cast<float>(j % 5 - 1);
+      return shift;
     }
-    Matrix<float> load(const std::string& name) const override { return base_.load(name); }
     std::optional<PackedView> packed(const std::string&) const override { return std::nullopt; }
 
    private:
+    static bool is_shift(const std::string& name) { return name.ends_with("norm.bias"); }
+    float final_gain_;
     test::FakeWeights base_{test::tiny_config()};
   };
-  const auto base = std::make_shared<Shifted>();
-  D2Q_EXPECT_ERROR(PreparedSource(base, Rotation::full(48, 1), pool_), ErrorCode::kUnsupported,
-                   "model.layers.1.post_attention_layernorm");
+  const auto base = std::make_shared<Shifted>(0.5f);
+  expect_same_logits(base, Rotation::block_diagonal(48, 16, 4));
+  const PreparedSource prepared(base, Rotation::full(48, 1), pool_);
+  EXPECT_TRUE(prepared.has("model.layers.0.mlp.up_proj.bias"));
+  EXPECT_FALSE(prepared.has("model.layers.0.mlp.down_proj.bias"));
+  EXPECT_FALSE(prepared.has("lm_head.bias"));
+  // No rotated channel could hold the shift of one that the gain removes.
+  const PreparedSource removed(std::make_shared<Shifted>(0.0f), Rotation::full(48, 1), pool_);
+  D2Q_EXPECT_ERROR(removed.load("model.norm.bias"), ErrorCode::kUnsupported, "channel 3");
 }
 
 }  // namespace

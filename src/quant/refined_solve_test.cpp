@@ -125,6 +125,26 @@ TEST_F(RefinedSolveTest, ParametersAreWhatTheFileHolds) {
   }
 }
 
+TEST_F(RefinedSolveTest, APortableGridHasZerosOfOneAndTwoAndIsBetterThanRounding) {
+  const Grid grid{GridKind::kUniform, 2, true, false, 15};
+  // A group of weights on one side of 0, whose own zero would be 0.
+  for (int64_t j = 0; j < kGroup; ++j) problem_.weight(3, j) = std::abs(problem_.weight(3, j));
+  InputSetSolver solver(*device_, pool_, problem_.gram.clone(), problem_.cross.clone(),
+                        {kAlpha, kDamping, true, 3}, "test");
+  const LinearSolution solution = solver.solve(problem_.weight, grid, kGroup, true);
+  for (size_t i = 1; i < solution.params.size(); i += 2)
+    EXPECT_TRUE(solution.params[i] == 1.0f || solution.params[i] == 2.0f) << solution.params[i];
+  for (size_t i = 1; i < solution.stages.size(); ++i) {
+    EXPECT_EQ(solution.stages[i].stage, "codes");
+    EXPECT_LE(solution.stages[i].objective, solution.stages[i - 1].objective * (1.0 + 1e-6));
+  }
+  EXPECT_LT(solution.objective_after, solution.objective_before);
+  InputSetSolver rounding(*device_, pool_, kColumns);
+  const LinearSolution rounded = rounding.solve(problem_.weight, grid, kGroup, true);
+  for (size_t i = 1; i < rounded.params.size(); i += 2)
+    EXPECT_TRUE(rounded.params[i] == 1.0f || rounded.params[i] == 2.0f) << rounded.params[i];
+}
+
 TEST(Presets, BestAndFastRefineAndPaperDoesNot) {
   EXPECT_FALSE(preset_options("paper").refine);
   EXPECT_FALSE(preset_options("paper").sign_planes);

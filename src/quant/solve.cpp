@@ -125,8 +125,35 @@ const InputSetSolver::Factorised& InputSetSolver::factorised(int64_t group_size)
   return *entry;
 }
 
-void InputSetSolver::refine(const ColumnWalk& walk, const Tensor& target, const Factorised& parts,
-                            LinearSolution& solution) {
+/// Groups whose zero is 0 or 3 get 1 or 2 and the scale that still reaches their farthest level;
+/// codes go to the nearest level. Groups of weights around 0 have such a zero already.
+void InputSetSolver::centre_zeros(const ColumnWalk& walk) {
+  D2Q_CHECK(walk.grid.kind == GridKind::kUniform && walk.grid.bits == 2, "a grid of {} bits",
+            walk.grid.bits);
+  Matrix<float> params = to_host<float>(device_, walk.params);
+  Matrix<uint8_t> codes = to_host<uint8_t>(device_, walk.codes);
+  Matrix<float> weight = to_host<float>(device_, walk.weight);
+  for (int64_t i = 0; i < weight.rows(); ++i) {
+    for (const ColumnGroup& group : walk.groups) {
+      float& scale = params(i, group.index * 2);
+      float& zero = params(i, group.index * 2 + 1);
+      if (zero == 1.0f || zero == 2.0f) continue;
+      zero = zero < 1.0f ? 1.0f : 2.0f;
+      scale = to_float(to_half(1.5f * scale));
+      for (int64_t j = group.begin; j < group.begin + group.size; ++j) {
+        const float code = std::clamp(std::nearbyint(weight(i, j) / scale) + zero, 0.0f, 3.0f);
+        codes(i, j) = static_cast<uint8_t>(code);
+        weight(i, j) = scale * (code - zero);
+      }
+    }
+  }
+  device_.upload(params.data(), walk.params);
+  device_.upload(codes.data(), walk.codes);
+  device_.upload(weight.data(), walk.weight);
+}
+
+void InputSetSolver::refine(const ColumnWalk& walk, bool middle_zero, const Tensor& target,
+                            const Factorised& parts, LinearSolution& solution) {
   Refinement refinement;
   refinement.target = target;
   refinement.hessian = parts.hessian;
@@ -143,8 +170,13 @@ void InputSetSolver::refine(const ColumnWalk& walk, const Tensor& target, const 
     solution.stages.push_back({stage, solver.objective(refinement)});
   };
   record("walk");
-  solver.refit_scales(refinement);
-  record("scales");
+  // A refit moves zeros to where they fit best, which is nowhere in particular.
+  const auto refit = [&] {
+    if (middle_zero) return;
+    solver.refit_scales(refinement);
+    record("scales");
+  };
+  refit();
   for (int round = 0; round < options_.refine_rounds; ++round) {
     solver.refine_codes(refinement);
     record("codes");
@@ -152,14 +184,13 @@ void InputSetSolver::refine(const ColumnWalk& walk, const Tensor& target, const 
       solver.refit_column_scale(refinement);
       record("column scale");
     }
-    solver.refit_scales(refinement);
-    record("scales");
+    refit();
   }
 }
 
-LinearSolution InputSetSolver::walk(const Matrix<float>& weight, const Grid& grid,
-                                    int64_t group_size, const Factorised& parts,
-                                    bool plain_rounding) {
+LinearSolution InputSetSolver::walk(const Matrix<float>& weight, const Request& wanted,
+                                    const Factorised& parts) {
+  const Grid& grid = wanted.grid;
   const ColumnOrder& order = parts.order;
   const int64_t rows = weight.rows();
   const int64_t n = weight.cols();
@@ -174,7 +205,7 @@ LinearSolution InputSetSolver::walk(const Matrix<float>& weight, const Grid& gri
   ColumnWalk request;
   request.weight = to_device(device_, permuted);
   Tensor target;
-  if (!plain_rounding) {
+  if (!wanted.plain_rounding) {
     request.inverse_factor = parts.factor;
     request.asymmetry = parts.asymmetry;
     if (options_.refine) {
@@ -194,15 +225,16 @@ LinearSolution InputSetSolver::walk(const Matrix<float>& weight, const Grid& gri
   request.params = device_.allocate(rows, n_groups * grid.n_params(), DType::kF32);
   request.column_scale = device_.allocate(1, n, DType::kF32);
   device_.solver().column_walk(request);
+  if (wanted.middle_zero) centre_zeros(request);
 
   LinearSolution solution;
-  if (!target.empty()) refine(request, target, parts, solution);
+  if (!target.empty()) refine(request, wanted.middle_zero, target, parts, solution);
   solution.layout.kind =
       grid.kind == GridKind::kUniform ? PackedKind::kUniform : PackedKind::kSignPlanes;
   solution.layout.bits = grid.bits;
   solution.layout.rows = rows;
   solution.layout.cols = n;
-  solution.layout.group_size = group_size;
+  solution.layout.group_size = wanted.group_size;
   solution.has_column_scale = grid.kind == GridKind::kSignPlanes && grid.column_scale;
   solution.codes.resize(static_cast<size_t>(rows * n));
   solution.params.resize(static_cast<size_t>(request.params.size()));
@@ -241,15 +273,15 @@ void InputSetSolver::measure(const Matrix<float>& weight, const LinearSolution& 
 }
 
 LinearSolution InputSetSolver::solve(const Matrix<float>& weight, const Grid& grid,
-                                     int64_t group_size) {
+                                     int64_t group_size, bool middle_zero) {
   D2Q_CHECK(weight.cols() == n_inputs_, "{} columns for {} inputs", weight.cols(), n_inputs_);
   const int64_t size = std::min(group_size, n_inputs_);
   const Factorised& parts = factorised(size);
-  if (gram_.empty()) return walk(weight, grid, size, parts, true);
+  if (gram_.empty()) return walk(weight, {grid, size, middle_zero, true}, parts);
   const Grid plain{GridKind::kUniform, grid.bits, false};
-  const LinearSolution rounded = walk(weight, plain, size, parts, true);
+  const LinearSolution rounded = walk(weight, {plain, size, false, true}, parts);
   const bool can_solve = !parts.factor.empty();
-  LinearSolution solution = walk(weight, grid, size, parts, !can_solve);
+  LinearSolution solution = walk(weight, {grid, size, middle_zero, !can_solve}, parts);
   solution.damping = parts.damping;
   solution.rounded_only = !can_solve;
   measure(weight, rounded, solution);

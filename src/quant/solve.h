@@ -69,16 +69,26 @@ class InputSetSolver {
                  const SolveOptions& options, const std::string& subject);
   ~InputSetSolver();
 
-  /// weight [out, in]. A group size larger than `in` means one group.
-  LinearSolution solve(const Matrix<float>& weight, const Grid& grid, int64_t group_size);
+  /// weight [out, in]. A group size larger than `in` means one group. `middle_zero`, for a uniform
+  /// grid of 2 bits only: every zero becomes 1 or 2, which is what other formats hold exactly; the
+  /// refinement then leaves the scales as the walk fitted them.
+  LinearSolution solve(const Matrix<float>& weight, const Grid& grid, int64_t group_size,
+                       bool middle_zero = false);
 
  private:
   struct Factorised;
   const Factorised& factorised(int64_t group_size);
-  LinearSolution walk(const Matrix<float>& weight, const Grid& grid, int64_t group_size,
-                      const Factorised& parts, bool plain_rounding);
-  void refine(const ColumnWalk& walk, const Tensor& target, const Factorised& parts,
-              LinearSolution& solution);
+  /// What is asked of one walk.
+  struct Request {
+    Grid grid;
+    int64_t group_size;
+    bool middle_zero;
+    bool plain_rounding;
+  };
+  LinearSolution walk(const Matrix<float>& weight, const Request& request, const Factorised& parts);
+  void refine(const ColumnWalk& walk, bool middle_zero, const Tensor& target,
+              const Factorised& parts, LinearSolution& solution);
+  void centre_zeros(const ColumnWalk& walk);
   void measure(const Matrix<float>& weight, const LinearSolution& rounded,
                LinearSolution& solution) const;
 

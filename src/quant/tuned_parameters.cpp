@@ -135,8 +135,9 @@ void TunedScales::store(LinearSolution& solution) const {
   make_scales_positive(solution);
 }
 
-TunedNorm::TunedNorm(Device& device, NormParams& params)
+TunedNorm::TunedNorm(Device& device, NormParams& params, bool tune_shift)
     : device_(device),
+      tune_shift_(tune_shift),
       gain_(device, copy_of(device, params.gain), gain_rate(device, params.gain)),
       shift_(device,
              params.shift.empty() ? zeros(device, 1, params.gain.cols())
@@ -144,12 +145,12 @@ TunedNorm::TunedNorm(Device& device, NormParams& params)
              kShiftRate),
       gradient_{zeros(device, 1, params.gain.cols()), zeros(device, 1, params.gain.cols())} {
   params.gain = gain_.value();
-  params.shift = shift_.value();
+  if (tune_shift_) params.shift = shift_.value();
 }
 
 void TunedNorm::update(const TuneStep& at) const {
   gain_.update(gradient_.gain, at);
-  shift_.update(gradient_.shift, at);
+  if (tune_shift_) shift_.update(gradient_.shift, at);
   device_.fill_zero(gradient_.gain);
   device_.fill_zero(gradient_.shift);
 }

@@ -57,7 +57,8 @@ class TunedScales {
 class TunedNorm {
  public:
   /// `params` get tensors of their own, which are tuned in place; a missing shift starts at 0.
-  TunedNorm(Device& device, NormParams& params);
+  /// Without `tune_shift` the shift stays as it is, or missing.
+  TunedNorm(Device& device, NormParams& params, bool tune_shift = true);
   /// Both sums, for BlockBackward to add to.
   const NormGradient& gradient() const noexcept { return gradient_; }
   /// One step from gradient(), which is 0 again afterwards.
@@ -65,6 +66,7 @@ class TunedNorm {
 
  private:
   Device& device_;
+  bool tune_shift_;
   AdamParameter gain_;
   AdamParameter shift_;
   NormGradient gradient_;

@@ -201,4 +201,25 @@ nlohmann::json gguf_tokenizer_json(const GgufFile& file) {
             {"merges", std::move(rules)}}}};
 }
 
+std::string gguf_pre_tokenizer_name(const nlohmann::json& pre_tokenizer) {
+  // What only moves offsets or is a default does not change tokens.
+  const auto essence = [](nlohmann::json node) {
+    std::vector<nlohmann::json*> parts = {&node};
+    if (node.is_object() && node.contains("pretokenizers") && node["pretokenizers"].is_array()) {
+      for (nlohmann::json& part : node["pretokenizers"]) parts.push_back(&part);
+    }
+    for (nlohmann::json* part : parts) {
+      if (!part->is_object()) continue;
+      part->erase("trim_offsets");
+      if (part->value("use_regex", true)) part->erase("use_regex");
+    }
+    return node;
+  };
+  const nlohmann::json wanted = essence(pre_tokenizer);
+  for (const PreTokenizerKind& kind : kKinds) {
+    if (essence(nlohmann::json::parse(kind.pre_tokenizer)) == wanted) return kind.name;
+  }
+  return "";
+}
+
 }  // namespace d2q

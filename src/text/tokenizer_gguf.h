@@ -3,6 +3,7 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <string>
 #include <string_view>
 
 #include "format/gguf.h"
@@ -13,5 +14,9 @@ namespace d2q {
 /// other than "gpt2" or an unknown pre-tokenizer name, Error{kNotFound} when the file has no
 /// tokenizer, Error{kCorrupt} on lists that contradict each other.
 nlohmann::json gguf_tokenizer_json(const GgufFile& file);
+
+/// The name that GGUF files have for the "pre_tokenizer" of a tokenizer.json of byte-level BPE, or
+/// "" when none of the known ones says the same.
+std::string gguf_pre_tokenizer_name(const nlohmann::json& pre_tokenizer);
 
 }  // namespace d2q

@@ -23,14 +23,15 @@ const Arrows kArrows = {
     {"text", {"base", "codec", "format"}},
     {"model", {"base", "codec", "format", "kernels"}},
     {"quant", {"base", "codec", "format", "kernels", "linalg", "text", "model"}},
+    {"export", {"base", "codec", "format", "kernels", "text", "model"}},
     {"engine", {"base", "codec", "format", "kernels", "text", "model"}},
     {"eval", {"base", "codec", "format", "kernels", "text", "model", "engine"}},
     {"report", {"base"}},
     {"api", {"base", "codec", "format", "kernels", "text", "model", "engine", "eval", "d2quant"}},
     {"serve", {"base", "codec", "format", "kernels", "text", "model", "engine"}},
     {"cli",
-     {"base", "codec", "format", "kernels", "linalg", "text", "model", "quant", "engine", "eval",
-      "report", "serve", "d2quant"}},
+     {"base", "codec", "format", "kernels", "linalg", "text", "model", "quant", "export", "engine",
+      "eval", "report", "serve", "d2quant"}},
     {"d2quant", {}},
 };
 

@@ -41,7 +41,7 @@ inline void write_tiny_model(const std::filesystem::path& folder, const ModelCon
       if (!module.hf.empty() && weights.has(name)) names.push_back(name);
     }
   };
-  for (const ModuleName& module : {m.embedding, m.final_norm, m.head}) add(module, 0);
+  for (const ModuleName& module : {m.embedding, m.positions, m.final_norm, m.head}) add(module, 0);
   for (int64_t layer = 0; layer < config.n_layers; ++layer) {
     for (const ModuleName& module : {m.attention_norm, m.q, m.k, m.v, m.o, m.q_norm, m.k_norm,
                                      m.mlp_norm, m.gate, m.up, m.down}) {
