@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "format/json_file.h"
 #include "input_file.h"
-#include "text/bpe_tokenizer.h"
+#include "text/pipeline_tokenizer.h"
 
 namespace {
 
@@ -35,7 +35,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       check(*d2q::load_tokenizer(input.path()), kText);
     } else {
       const size_t end = bytes.find('\0');
-      const d2q::BpeTokenizer tokenizer(
+      const d2q::PipelineTokenizer tokenizer(
           d2q::read_tokenizer_json(d2q::parse_json(bytes.substr(0, end), "input"), "input"));
       check(tokenizer, end == std::string_view::npos ? kText : bytes.substr(end + 1));
     }

@@ -1,13 +1,19 @@
 #!/usr/bin/env python3
 """Compares d2q_tokenize with PyPI's `tokenizers`, id by id, on whole texts.
 
-The reference is built here from the model: a GGUF's own tokens and merges behind the pre-tokenizer
-that tokenizer.ggml.pre names, or a tokenizer.json. Needs `tokenizers`, `numpy`, and `gguf` for GGUF.
+The reference is built here from the model: a GGUF's own tokens and merges (or scores) behind the
+pre-tokenizer that tokenizer.ggml.pre names, or a tokenizer.json. With --train, tokenizers of every
+kind are trained on the texts first, as tools/make_tokenizer_golden.py has them but larger, and
+written to a folder. Speeds are of processor time, on one thread. Needs `tokenizers`, `numpy`, and
+`gguf` for GGUF.
 
-Usage: compare_tokenizers.py --program build/dev/tools/d2q_tokenize --model M [--mixed MB] TEXT...
+Usage: compare_tokenizers.py --program build/dev/tools/d2q_tokenize [--mixed MB]
+                             (--model M | --train FOLDER [--scale N]) TEXT...
 """
 
 import argparse
+import json
+import os
 import pathlib
 import random
 import subprocess
@@ -15,15 +21,13 @@ import sys
 import tempfile
 import time
 
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import make_tokenizer_golden as kinds
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers
 from tokenizers import pre_tokenizers as pt
 
-CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-LLAMA3 = CONTRACTIONS + (
-    r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 
 
@@ -41,6 +45,8 @@ def reference_from_gguf(path):
 
     fields = gguf.GGUFReader(path).fields
     tokens = fields["tokenizer.ggml.tokens"].contents()
+    if fields["tokenizer.ggml.model"].contents() == "llama":
+        return reference_from_scores(fields, tokens)
     merges = [tuple(m.split(" ")) for m in fields["tokenizer.ggml.merges"].contents()]
     types = fields["tokenizer.ggml.token_type"].contents()
     pre = fields["tokenizer.ggml.pre"].contents()
@@ -54,18 +60,75 @@ def reference_from_gguf(path):
     elif pre == "gpt-2":
         tokenizer.pre_tokenizer = pt.ByteLevel(add_prefix_space=False, use_regex=True)
     elif llama3:
-        tokenizer.pre_tokenizer = split_then_bytes(LLAMA3)
+        tokenizer.pre_tokenizer = split_then_bytes(kinds.LLAMA3)
     elif pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
-        tokenizer.pre_tokenizer = split_then_bytes(QWEN2)
+        tokenizer.pre_tokenizer = split_then_bytes(kinds.QWEN2)
     else:
         sys.exit(f"{path}: no reference for the pre-tokenizer '{pre}'")
+    add_tokens(tokenizer, tokens, types)
+    return tokenizer
+
+
+def add_tokens(tokenizer, tokens, types):
     for token, kind in zip(tokens, types):
         if kind in (CONTROL, UNKNOWN):
             tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
         elif kind == USER_DEFINED:
             tokenizer.add_tokens([AddedToken(token, normalized=False)])
+
+
+def reference_from_scores(fields, tokens):
+    vocab = {token: id for id, token in enumerate(tokens)}
+    scores = fields["tokenizer.ggml.scores"].contents()
+    merges = [tuple(pair) for pair in kinds.merges_from_scores(vocab, scores)]
+    unknown = tokens[fields["tokenizer.ggml.unknown_token_id"].contents()]
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocab, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    )
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    add_tokens(tokenizer, tokens, fields["tokenizer.ggml.token_type"].contents())
     return tokenizer
+
+
+def write_scored_gguf(document, path):
+    """The GGUF of a SentencePiece model with the vocabulary of a tokenizer.json."""
+    import gguf
+
+    vocab = document["model"]["vocab"]
+    tokens = sorted(vocab, key=vocab.get)
+    types = [6 if t.startswith("<0x") and len(t) == 6 else NORMAL for t in tokens]
+    types[vocab["<unk>"]] = UNKNOWN
+    types[vocab["<s>"]] = CONTROL
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-float(id) for id in range(len(tokens))])
+    writer.add_token_types(types)
+    writer.add_unk_token_id(vocab["<unk>"])
+    writer.add_bos_token_id(vocab["<s>"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
+def train(folder, texts, scale):
+    """Writes a tokenizer of each kind; the paths."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    prose = "".join(pathlib.Path(t).read_bytes().decode("utf-8", "replace")[:4_000_000] for t in texts)
+    kinds.training.update(prose=prose, scale=scale)
+    paths = []
+    for name, make in kinds.MAKERS.items():
+        path = folder / f"{name}.json"
+        path.write_text(make().to_str())
+        paths.append(str(path))
+        if name == "scored":
+            paths.append(str(folder / "scored.gguf"))
+            write_scored_gguf(json.loads(path.read_text()), paths[-1])
+    return paths
 
 
 def mixed_bytes(size, words, specials, seed):
@@ -121,9 +184,9 @@ def compare(program, model, reference, path, repeats):
     text = pathlib.Path(path).read_bytes().decode("utf-8", errors="replace")
     seconds = float("inf")
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         expected = reference.encode(text, add_special_tokens=False).ids
-        seconds = min(seconds, time.perf_counter() - start)
+        seconds = min(seconds, time.process_time() - start)
     expected = np.array(expected, dtype=np.int32)
     with tempfile.NamedTemporaryFile() as ids:
         run = [program, model, path, ids.name, str(repeats)]
@@ -144,22 +207,14 @@ def compare(program, model, reference, path, repeats):
     return False
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--program", required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--mixed", type=float, default=0, help="MB of generated text to add")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("texts", nargs="+")
-    args = parser.parse_args()
-    if args.model.endswith(".gguf"):
-        reference = reference_from_gguf(args.model)
+def compare_model(model, args):
+    if model.endswith(".gguf"):
+        reference = reference_from_gguf(model)
     else:
-        reference = Tokenizer.from_file(args.model)
+        reference = Tokenizer.from_file(model)
     equal = True
     for path in args.texts:
-        equal &= compare(args.program, args.model, reference, path, args.repeats)
+        equal &= compare(args.program, model, reference, path, args.repeats)
     if args.mixed:
         words = list(set(pathlib.Path(args.texts[0]).read_text(errors="replace").split()))
         words.sort()
@@ -167,7 +222,26 @@ def main():
         with tempfile.NamedTemporaryFile(suffix=".txt") as file:
             file.write(mixed_bytes(int(args.mixed * 1e6), words, specials, args.seed))
             file.flush()
-            equal &= compare(args.program, args.model, reference, file.name, args.repeats)
+            equal &= compare(args.program, model, reference, file.name, args.repeats)
+    return equal
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--program", required=True)
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--model")
+    model.add_argument("--train", metavar="FOLDER")
+    parser.add_argument("--scale", type=int, default=20, help="tokens of --train, in units of ~450")
+    parser.add_argument("--mixed", type=float, default=0, help="MB of generated text to add")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("texts", nargs="+")
+    args = parser.parse_args()
+    equal = True
+    for path in [args.model] if args.model else train(args.train, args.texts, args.scale):
+        print(path)
+        equal &= compare_model(path, args)
     sys.exit(0 if equal else 1)
 
 

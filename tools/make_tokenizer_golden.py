@@ -139,8 +139,18 @@ NORMALIZERS = [
 ]  # fmt: skip
 
 
+# What the tokenizers are trained on, and how many times more tokens than the golden ones they get.
+training = {"prose": PROSE, "scale": 1}
+
+
 def corpus():
+    if training["prose"] is not PROSE:
+        return training["prose"].splitlines(keepends=True)
     return [PROSE] * 4 + TEXTS[:29]
+
+
+def words():
+    return [w + " " for w in training["prose"].split()]
 
 
 def train(pre_tokenizer, normalizer=None, size=420, specials=()):
@@ -150,7 +160,7 @@ def train(pre_tokenizer, normalizer=None, size=420, specials=()):
         tokenizer.normalizer = normalizer
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size,
+        vocab_size=size * training["scale"],
         special_tokens=list(specials),
         initial_alphabet=pt.ByteLevel.alphabet(),
         show_progress=False,
@@ -267,10 +277,12 @@ def make_sentencepiece():
     )
     fallback = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(
-        vocab_size=500, special_tokens=["<unk>", "<s>"], limit_alphabet=60, show_progress=False
+        vocab_size=500 * training["scale"],
+        special_tokens=["<unk>", "<s>"],
+        limit_alphabet=60 * training["scale"],
+        show_progress=False,
     )
-    words = [w + " " for w in PROSE.split()]
-    tokenizer.train_from_iterator(words, trainer)
+    tokenizer.train_from_iterator(words(), trainer)
 
     def change(document):
         vocab = document["model"]["vocab"]
@@ -283,6 +295,96 @@ def make_sentencepiece():
     return edit(tokenizer, change)
 
 
+def merges_from_scores(vocab, scores):
+    """How converters of SentencePiece models rank merges: by the score of what they make."""
+    merges = []
+    for piece in sorted(vocab, key=vocab.get):
+        pairs = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
+        pairs = [(a, b, scores[vocab[piece]]) for a, b in pairs if a in vocab and b in vocab]
+        merges += sorted(pairs, key=lambda pair: (vocab[pair[0]], vocab[pair[1]]))
+    merges.sort(key=lambda pair: (pair[2], len(pair[0]), len(pair[1])), reverse=True)
+    return [[a, b] for a, b, _ in merges]
+
+
+def make_scored():
+    """The same vocabulary with merges that follow from scores, each token's id with a minus."""
+
+    def change(document):
+        model = document["model"]
+        scores = [-float(id) for id in range(len(model["vocab"]))]
+        model["merges"] = merges_from_scores(model["vocab"], scores)
+
+    return edit(make_sentencepiece(), change)
+
+
+def character_bpe(pre_tokenizer, normalizer, decoder, size=480):
+    """BPE over characters, every byte a token besides."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    if pre_tokenizer is not None:
+        tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.decoder = decoder
+    trainer = trainers.BpeTrainer(
+        vocab_size=size * training["scale"],
+        special_tokens=["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)],
+        limit_alphabet=60 * training["scale"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(words(), trainer)
+
+    def forget_byte_tokens(document):
+        document["added_tokens"] = document["added_tokens"][:3]
+
+    return edit(tokenizer, forget_byte_tokens)
+
+
+def make_metaspace():
+    """As the newer conversions of SentencePiece models have it: the first word alone gets a mark."""
+    mark = {"replacement": "\u2581", "prepend_scheme": "first", "split": False}
+    tokenizer = character_bpe(pt.Metaspace(**mark), None, decoders.Metaspace(**mark))
+    tokenizer.add_special_tokens([special("<|special|>")])
+    return tokenizer
+
+
+def make_gemma():
+    """Spaces are marked, nothing is put in front, and text is cut behind spaces that are not there."""
+    decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    split = pt.Split(" ", "merged_with_previous")
+    tokenizer = character_bpe(split, normalizers.Replace(" ", "\u2581"), decoder)
+    tokenizer.add_tokens([AddedToken("\n\n", normalized=False), AddedToken("<|plain|>")])
+    return tokenizer
+
+
+def make_unigram(byte_fallback=False):
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
+    )
+    tokenizer.pre_tokenizer = pt.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=300 * training["scale"],
+        special_tokens=["<unk>", "</s>"],
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus()[:4] if training["scale"] == 1 else corpus(), trainer)
+    if not byte_fallback:
+        return tokenizer
+
+    def add_bytes(document):
+        model = document["model"]
+        model["byte_fallback"] = True
+        model["vocab"] = model["vocab"][: 260 * training["scale"]] + [[f"<0x{b:02X}>", -15.0] for b in range(256)]
+        decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+        document["decoder"] = json.loads(decoder.__getstate__())
+
+    return edit(tokenizer, add_bytes)
+
+
 MAKERS = {
     "gpt2": make_gpt2,
     "llama3": make_llama3,
@@ -291,6 +393,11 @@ MAKERS = {
     "added": make_added,
     "holes": make_holes,
     "sentencepiece": make_sentencepiece,
+    "scored": make_scored,
+    "metaspace": make_metaspace,
+    "gemma": make_gemma,
+    "unigram": make_unigram,
+    "unigram_bytes": lambda: make_unigram(byte_fallback=True),
 }
 
 
@@ -338,6 +445,11 @@ def split_cases():
     for behavior in BEHAVIORS:
         configs.append({"type": "Punctuation", "behavior": behavior})
     configs += [{"type": "Whitespace"}, {"type": "WhitespaceSplit"}]
+    for scheme in ("always", "first", "never"):
+        for split in (True, False):
+            mark = {"replacement": "\u2581", "prepend_scheme": scheme, "split": split}
+            configs.append({"type": "Metaspace", **mark})
+    configs.append({"type": "CharDelimiterSplit", "delimiter": "a"})
     byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
     digits = {"type": "Digits", "individual_digits": True}
     configs.append(byte_level)

@@ -28,6 +28,7 @@ void add_quantize_command(CLI::App& app, Program& program);
 void add_eval_command(CLI::App& app, Program& program);
 void add_run_command(CLI::App& app, Program& program);
 void add_export_command(CLI::App& app, Program& program);
+void add_chat_command(CLI::App& app, Program& program);
 void add_inspect_command(CLI::App& app, Program& program);
 void add_info_command(CLI::App& app, Program& program);
 void add_bench_command(CLI::App& app, Program& program);

@@ -3,8 +3,9 @@
 
 namespace d2q::cli {
 
-/// Takes over SIGINT until the first one has come.
-void handle_interrupts();
+/// Takes over SIGINT until the next one has come, and forgets earlier ones. `end_reads`: a read
+/// that waits for input ends when it comes.
+void handle_interrupts(bool end_reads = false);
 
 /// True once SIGINT has come.
 bool interrupted() noexcept;

@@ -45,6 +45,7 @@ void build_program(CLI::App& app, Program& program) {
   add_eval_command(app, program);
   add_run_command(app, program);
   add_export_command(app, program);
+  add_chat_command(app, program);
   add_inspect_command(app, program);
   add_info_command(app, program);
   add_bench_command(app, program);

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/generate_options.h"
 #include "cli/interrupt.h"
 #include "cli/output.h"
 #include "cli/progress_line.h"
@@ -28,13 +29,22 @@ struct RunCommand {
 };
 
 nlohmann::json to_json(const RunCommand& command, const GenerateResult& result) {
-  return {{"prompt", command.prompt},
-          {"text", result.text},
-          {"tokens", result.tokens},
-          {"stop_reason", to_string(result.reason)},
-          {"prompt_tokens", result.prompt_tokens},
-          {"prompt_seconds", result.prompt_seconds},
-          {"generate_seconds", result.generate_seconds}};
+  nlohmann::json json = {{"prompt", command.prompt},
+                         {"text", result.text},
+                         {"tokens", result.tokens},
+                         {"stop_reason", to_string(result.reason)},
+                         {"prompt_tokens", result.prompt_tokens},
+                         {"prompt_seconds", result.prompt_seconds},
+                         {"generate_seconds", result.generate_seconds}};
+  for (const LogProbabilities& token : result.log_probabilities) {
+    nlohmann::json best = nlohmann::json::array();
+    for (const auto& [id, log_probability] : token.best) {
+      best.push_back({{"token", id}, {"log_probability", log_probability}});
+    }
+    json["log_probabilities"].push_back(
+        {{"log_probability", token.chosen}, {"best", std::move(best)}});
+  }
+  return json;
 }
 
 void generate_text(RunCommand& command, const GlobalOptions& global) {
@@ -83,41 +93,20 @@ void add_run_command(CLI::App& app, Program& program) {
       "  d2quant run model-2bit -p \"The capital of France is\" -n 32 --temp 0\n"
       "  d2quant run model.gguf -p \"Once upon a time\" --temp 0.8 --top-p 0.95 --seed 7");
   auto command = std::make_shared<RunCommand>();
-  SamplingOptions& sampling = command->options.sampling;
   run.add_option("MODEL", command->model, "Model folder or GGUF file")->required();
   CLI::Option_group* source = run.add_option_group("prompt");
   source->add_option("-p,--prompt", command->prompt, "Text to continue, without a chat template");
   source->add_option("--prompt-file", command->prompt_file, "File with the text to continue");
   source->require_option(1);
-  run.add_option("-n,--max-tokens", command->options.max_tokens, "Tokens to generate at most")
-      ->capture_default_str()
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
-  run.add_option("--temp", sampling.temperature,
-                 "Temperature; 0 always takes the most likely token")
-      ->capture_default_str();
-  run.add_option("--top-k", sampling.top_k, "Keep the K most likely tokens; 0 is all")
-      ->capture_default_str();
-  run.add_option("--top-p", sampling.top_p,
-                 "Keep the fewest tokens whose probabilities reach P; 1 is all")
-      ->capture_default_str();
-  run.add_option("--min-p", sampling.min_p,
-                 "Keep tokens with at least P times the best one's probability")
-      ->capture_default_str();
-  run.add_option("--repeat-penalty", sampling.repetition_penalty,
-                 "Make tokens of the last --repeat-window less likely; 1 is off")
-      ->capture_default_str();
-  run.add_option("--repeat-window", sampling.repetition_window, "Tokens that count as repeated")
-      ->capture_default_str();
-  run.add_option("--seed", sampling.seed, "Seed of the sampling")->capture_default_str();
-  run.add_option("--stop", command->options.stop_texts,
-                 "Text that ends the output; may be given again")
-      ->take_all()
-      ->expected(1);
+  add_generate_options(run, command->options);
   run.add_option("--ctx", command->context, "Size of the context in tokens; 0 is prompt and output")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
   run.add_flag("--ignore-eos", command->ignore_eos, "Go on after the model's end-of-text token");
   add_precision_option(run, command->precision, "bf16 on a GPU, else f32");
+  run.add_option("--logprobs", command->options.n_log_probabilities,
+                 "With --json: log-probabilities of each token and of the N best ones")
+      ->check(CLI::Range(0, 1000));
   run.add_flag("--json", command->json, "Print one JSON object when done, numbers unrounded");
   run.callback([command, &program] {
     program.action = [command, &program] { generate_text(*command, program.global); };

@@ -41,10 +41,13 @@ class TextStream {
   bool refused_ = false;
 };
 
+// A prompt is fed in pieces of so many tokens, between which the work can be stopped.
+constexpr size_t kPromptPiece = 512;
+
 /// Feeds the prompt, reusing the longest prefix that the sequence holds already; at least the last
-/// token is fed again, since its logits are needed.
+/// token is fed again, since its logits are needed. Empty when it was told to stop.
 std::span<const float> feed_prompt(Sequence& sequence, std::span<const int32_t> prompt,
-                                   GenerateResult& result) {
+                                   const GenerateOptions& options, GenerateResult& result) {
   const auto start = std::chrono::steady_clock::now();
   const auto held = sequence.tokens();
   const auto reusable = prompt.first(prompt.size() - 1);
@@ -52,7 +55,14 @@ std::span<const float> feed_prompt(Sequence& sequence, std::span<const int32_t> 
       std::mismatch(reusable.begin(), reusable.end(), held.begin(), held.end()).first -
       reusable.begin();
   sequence.truncate(common);
-  const auto logits = sequence.append(prompt.subspan(static_cast<size_t>(common)));
+  std::span<const float> logits;
+  for (auto rest = prompt.subspan(static_cast<size_t>(common)); !rest.empty();) {
+    const size_t n = std::min(kPromptPiece, rest.size());
+    logits = sequence.append(rest.first(n));
+    rest = rest.subspan(n);
+    if (options.should_stop && options.should_stop()) logits = {};
+    if (logits.empty()) break;
+  }
   result.prompt_tokens = static_cast<int64_t>(prompt.size());
   result.reused_tokens = common;
   result.prompt_seconds = seconds_since(start);
@@ -89,7 +99,11 @@ GenerateResult generate(Sequence& sequence, const Tokenizer& tokenizer,
   Sampler sampler(options.sampling);
   GenerateResult result;
   TextStream stream(options, sink, result.text);
-  auto logits = feed_prompt(sequence, prompt, result);
+  auto logits = feed_prompt(sequence, prompt, options, result);
+  if (logits.empty()) {
+    result.reason = StopReason::kCallback;
+    return result;
+  }
   const auto start = std::chrono::steady_clock::now();
   while (static_cast<int64_t>(result.tokens.size()) < options.max_tokens) {
     if (!result.tokens.empty()) {
@@ -101,14 +115,21 @@ GenerateResult generate(Sequence& sequence, const Tokenizer& tokenizer,
     }
     const int32_t token = sampler.sample(logits, sequence.tokens());
     result.tokens.push_back(token);
+    if (options.n_log_probabilities >= 0) {
+      const auto vocabulary = static_cast<int64_t>(logits.size());
+      result.log_probabilities.push_back(
+          log_probabilities(logits, token, std::min(options.n_log_probabilities, vocabulary)));
+    }
     if (std::ranges::find(options.stop_tokens, token) != options.stop_tokens.end()) {
       result.reason = StopReason::kStopToken;
       break;
     }
     stream.push(tokenizer.token_bytes(token));
     if (stream.stopped_by_text()) result.reason = StopReason::kStopText;
-    if (stream.stopped_by_sink()) result.reason = StopReason::kCallback;
-    if (stream.stopped_by_text() || stream.stopped_by_sink()) break;
+    const bool told_to_stop =
+        stream.stopped_by_sink() || (options.should_stop && options.should_stop());
+    if (told_to_stop) result.reason = StopReason::kCallback;
+    if (stream.stopped_by_text() || told_to_stop) break;
   }
   stream.finish();
   result.generate_seconds = seconds_since(start);

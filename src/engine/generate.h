@@ -19,6 +19,10 @@ struct GenerateOptions {
   int64_t max_tokens = 128;             // at least 0
   std::vector<int32_t> stop_tokens;     // e.g. ModelConfig::eos_tokens; not part of the text
   std::vector<std::string> stop_texts;  // the first one ends the text; not part of it
+  /// With each token its log-probability and those of at most so many best tokens; negative: none.
+  int64_t n_log_probabilities = -1;
+  /// Asked between pieces of a long prompt and before each token; true ends the work.
+  std::function<bool()> should_stop = nullptr;
 };
 
 enum class StopReason { kLength, kStopToken, kStopText, kContextFull, kCallback };
@@ -27,8 +31,9 @@ enum class StopReason { kLength, kStopToken, kStopText, kContextFull, kCallback 
 std::string_view to_string(StopReason reason);
 
 struct GenerateResult {
-  std::string text;             // well-formed UTF-8
-  std::vector<int32_t> tokens;  // as sampled, a final stop token included
+  std::string text;                                 // well-formed UTF-8
+  std::vector<int32_t> tokens;                      // as sampled, a final stop token included
+  std::vector<LogProbabilities> log_probabilities;  // of each token, where asked for
   StopReason reason = StopReason::kLength;
   int64_t prompt_tokens = 0;
   int64_t reused_tokens = 0;  // of the prompt, that the sequence already held

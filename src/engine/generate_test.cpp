@@ -2,57 +2,18 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "engine/testing/scripted_model.h"
 
 namespace d2q {
 namespace {
 
-constexpr int32_t kVocabulary = 256;
-
-/// One token a byte.
-class ByteTokenizer final : public Tokenizer {
- public:
-  int32_t vocab_size() const override { return kVocabulary; }
-  std::vector<int32_t> encode(std::string_view text, bool) const override {
-    std::vector<int32_t> ids;
-    for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
-    return ids;
-  }
-  std::string token_bytes(int32_t id, bool) const override { return {static_cast<char>(id)}; }
-  std::string decode(std::span<const int32_t> ids, bool special) const override {
-    std::string text;
-    for (const int32_t id : ids) text += token_bytes(id, special);
-    return text;
-  }
-  std::optional<int32_t> find_token(std::string_view) const override { return std::nullopt; }
-};
-
-/// Says the next byte of a script, counted from the position in the sequence.
-class ScriptedSequence final : public Sequence {
- public:
-  ScriptedSequence(std::string script, int64_t capacity)
-      : script_(std::move(script)), capacity_(capacity) {}
-  int64_t capacity() const override { return capacity_; }
-  std::span<const int32_t> tokens() const override { return tokens_; }
-  void truncate(int64_t length) override { tokens_.resize(static_cast<size_t>(length)); }
-  std::span<const float> append(std::span<const int32_t> ids) override {
-    appended += static_cast<int64_t>(ids.size());
-    tokens_.insert(tokens_.end(), ids.begin(), ids.end());
-    logits_.assign(kVocabulary, 0.0f);
-    logits_[static_cast<unsigned char>(script_.at(tokens_.size()))] = 10.0f;
-    return logits_;
-  }
-  int64_t appended = 0;
-
- private:
-  std::string script_;
-  int64_t capacity_;
-  std::vector<int32_t> tokens_;
-  std::vector<float> logits_;
-};
+using testing::ByteTokenizer;
+using testing::ScriptedSequence;
 
 GenerateOptions greedy(int64_t max_tokens) {
   GenerateOptions options;
@@ -142,6 +103,35 @@ TEST(Generate, FeedsTheLastTokenAgainWhenThePromptIsHeldWhole) {
   const auto result = continue_text(sequence, "abc", greedy(1));
   EXPECT_EQ(result.reused_tokens, 2);
   EXPECT_EQ(result.text, "d");
+}
+
+TEST(Generate, StopsWhenAskedToBetweenTokensAndPiecesOfThePrompt) {
+  ScriptedSequence sequence(std::string(3000, 'a'), 3000);
+  int asked = 0;
+  GenerateOptions options = greedy(50);
+  options.should_stop = [&] { return ++asked == 2; };
+  auto result = continue_text(sequence, std::string(2000, 'a'), options);
+  EXPECT_EQ(result.reason, StopReason::kCallback);
+  EXPECT_EQ(result.text, "");
+  EXPECT_EQ(sequence.tokens().size(), 1024u);
+  asked = -1;
+  result = continue_text(sequence, "aa", options);
+  EXPECT_EQ(result.reason, StopReason::kCallback);
+  EXPECT_EQ(result.text, "aa");
+}
+
+TEST(Generate, GivesTheLogProbabilitiesOfEachToken) {
+  ScriptedSequence sequence("abcdefgh", 100);
+  GenerateOptions options = greedy(2);
+  options.n_log_probabilities = 3;
+  const auto result = continue_text(sequence, "a", options);
+  ASSERT_EQ(result.log_probabilities.size(), 2u);
+  // One logit of 10 among 255 of 0.
+  const double expected = 10.0 - std::log(std::exp(10.0) + 255.0);
+  EXPECT_NEAR(result.log_probabilities[0].chosen, expected, 1e-6);
+  ASSERT_EQ(result.log_probabilities[1].best.size(), 3u);
+  EXPECT_EQ(result.log_probabilities[1].best[0].id, 'c');
+  EXPECT_NEAR(result.log_probabilities[1].best[1].log_probability, expected - 10.0, 1e-6);
 }
 
 TEST(Generate, RefusesAnEmptyPromptAndOneThatFillsTheContext) {

@@ -1,5 +1,6 @@
 #include "text/bpe_model.h"
 
+#include <algorithm>
 #include <bit>
 #include <functional>
 #include <queue>
@@ -24,6 +25,12 @@ size_t hash_pair(uint64_t pair) {
   return static_cast<size_t>(pair ^ (pair >> 32));
 }
 
+/// Whether a space mark follows another character.
+bool has_inner_space_mark(std::string_view token) {
+  while (token.starts_with(kSpaceMark)) token.remove_prefix(kSpaceMark.size());
+  return token.find(kSpaceMark) != std::string_view::npos;
+}
+
 }  // namespace
 
 BpeModel::BpeModel(const Vocabulary& vocabulary, const std::vector<MergeRule>& merges,
@@ -35,6 +42,10 @@ BpeModel::BpeModel(const Vocabulary& vocabulary, const std::vector<MergeRule>& m
     byte_ids_[static_cast<size_t>(byte)] = vocabulary_.find(token).value_or(-1);
   }
   add_merges(merges, source);
+  may_cut_ = !options_.byte_level && !options_.ignore_merges && vocabulary_.find(kSpaceMark) &&
+             std::ranges::none_of(merges, [](const MergeRule& merge) {
+               return has_inner_space_mark(merge.first + merge.second);
+             });
 }
 
 void BpeModel::add_merges(const std::vector<MergeRule>& merges, std::string_view source) {

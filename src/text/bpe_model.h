@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "text/vocabulary.h"
+#include "text/word_model.h"
 
 namespace d2q {
 
@@ -32,18 +33,17 @@ struct BpeOptions {
 using MergeRule = std::pair<std::string, std::string>;
 
 /// Immutable and thread-safe; `vocabulary` must outlive it.
-class BpeModel {
+class BpeModel final : public WordModel {
  public:
   /// `merges` in rank order. Throws Error{kCorrupt}, naming `source`, on a merge whose parts or
   /// result are not in the vocabulary.
   BpeModel(const Vocabulary& vocabulary, const std::vector<MergeRule>& merges, BpeOptions options,
            std::string_view source);
 
-  /// Appends the ids of `word` (not empty). O(n log n) in its length. Throws Error{kCorrupt} when
-  /// an unknown character needs an unknown token that the vocabulary has not.
-  void encode(std::string_view word, std::vector<int32_t>& ids) const;
-
-  const BpeOptions& options() const noexcept { return options_; }
+  /// O(n log n) in the length of the word.
+  void encode(std::string_view word, std::vector<int32_t>& ids) const override;
+  /// True when no merge joins another character with a space mark behind it.
+  bool may_cut_before_space_mark() const override { return may_cut_; }
 
  private:
   struct Merge {
@@ -65,6 +65,7 @@ class BpeModel {
   std::array<int32_t, 256> byte_ids_{};  // -1 where the vocabulary has no token for the byte
   std::vector<Merge> table_;             // open addressing, a power of two
   size_t mask_ = 0;
+  bool may_cut_ = false;
 };
 
 }  // namespace d2q

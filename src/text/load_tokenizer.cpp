@@ -1,7 +1,7 @@
 #include "base/error.h"
 #include "format/gguf.h"
 #include "format/json_file.h"
-#include "text/bpe_tokenizer.h"
+#include "text/pipeline_tokenizer.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_gguf.h"
 
@@ -17,7 +17,7 @@ nlohmann::json tokenizer_document(const std::filesystem::path& model) {
 }  // namespace
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model) {
-  return std::make_unique<BpeTokenizer>(
+  return std::make_unique<PipelineTokenizer>(
       read_tokenizer_json(tokenizer_document(model), model.string()));
 }
 

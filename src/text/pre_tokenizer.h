@@ -21,22 +21,26 @@ struct Words {
 class PreTokenizer {
  public:
   virtual ~PreTokenizer() = default;
-  /// Appends to `out` the parts of every piece (valid UTF-8, not empty).
-  virtual void split(const std::vector<std::string_view>& pieces, Words& out) const = 0;
+  /// Appends to `out` the parts of every piece (valid UTF-8, not empty). `at_start`: the first one
+  /// is the beginning of the whole text.
+  virtual void split(const std::vector<std::string_view>& pieces, bool at_start,
+                     Words& out) const = 0;
 };
 
 /// Pre-tokenizers one after the other.
 class PreTokenizerChain {
  public:
   PreTokenizerChain() = default;
-  /// ByteLevel, Split, Digits, Punctuation, Whitespace, WhitespaceSplit and Sequence of them.
+  /// ByteLevel, Metaspace, Split, Digits, Punctuation, Whitespace, WhitespaceSplit,
+  /// CharDelimiterSplit and Sequence of them.
   /// Throws Error{kUnsupported} naming any other type.
   explicit PreTokenizerChain(const JsonView& json);
 
   /// Whether the words are byte strings, to be written in the byte-level alphabet by the model.
   bool byte_level() const noexcept { return byte_level_; }
-  /// The words of `text`; views into it or into the returned strings.
-  Words split(std::string_view text) const;
+  /// The words of `text`; views into it or into the returned strings. `at_start`: nothing stands
+  /// before it, not even an added token.
+  Words split(std::string_view text, bool at_start = true) const;
 
  private:
   void append(const JsonView& json);

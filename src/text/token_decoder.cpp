@@ -41,6 +41,14 @@ void TokenDecoder::append(const JsonView& json) {
     const std::string pattern = json.at("pattern").string("String");
     if (pattern.empty()) json.unsupported("an empty pattern");
     replacements_.emplace_back(pattern, json.string("content"));
+  } else if (type == "Metaspace") {
+    const std::string mark = json.string("replacement");
+    if (mark.empty()) json.unsupported("an empty replacement");
+    replacements_.emplace_back(mark, " ");
+    const bool adds_prefix = json.boolean("add_prefix_space", true);
+    if (json.string_or("prepend_scheme", adds_prefix ? "always" : "never") != "never") {
+      first_mark_ = mark;
+    }
   } else if (type == "Strip") {
     strip_content_ = json.string("content");
     if (strip_content_.empty()) json.unsupported("an empty content");
@@ -77,7 +85,14 @@ std::string TokenDecoder::text(std::span<const std::string_view> tokens) const {
     }
     run.clear();
   };
-  for (const std::string_view token : tokens) {
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    std::string_view token = tokens[i];
+    std::string unmarked;
+    if (i == 0 && !first_mark_.empty()) {
+      unmarked = token;
+      replace_all(unmarked, first_mark_, "");
+      token = unmarked;
+    }
     const std::optional<char> byte =
         byte_fallback_ && !byte_level_ ? fallback_byte(token) : std::nullopt;
     if (byte) {

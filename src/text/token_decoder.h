@@ -16,8 +16,8 @@ class TokenDecoder {
  public:
   /// ByteLevel.
   TokenDecoder() = default;
-  /// ByteLevel, Replace (of strings), ByteFallback, Fuse, Strip and Sequence of them. Throws
-  /// Error{kUnsupported} naming any other type.
+  /// ByteLevel, Metaspace, Replace (of strings), ByteFallback, Fuse, Strip and Sequence of them.
+  /// Throws Error{kUnsupported} naming any other type.
   explicit TokenDecoder(const JsonView& json);
 
   /// The bytes of one token, wherever it stands.
@@ -31,6 +31,7 @@ class TokenDecoder {
   bool byte_level_ = true;
   bool byte_fallback_ = false;
   std::vector<std::pair<std::string, std::string>> replacements_;
+  std::string first_mark_;  // Metaspace's: left out of the first token
   std::string strip_content_;
   size_t strip_start_ = 0;
   size_t strip_stop_ = 0;

@@ -37,21 +37,6 @@ nlohmann::json token_at(const GgufFile& file, const std::string& key) {
   return (*tokens)[static_cast<size_t>(*id)];
 }
 
-nlohmann::json tokenizer_config(const GgufFile& file) {
-  nlohmann::json config = {
-      {"tokenizer_class", "PreTrainedTokenizerFast"},
-      {"clean_up_tokenization_spaces", false},
-      {"bos_token", token_at(file, "tokenizer.ggml.bos_token_id")},
-      {"eos_token", token_at(file, "tokenizer.ggml.eos_token_id")},
-      {"pad_token", token_at(file, "tokenizer.ggml.padding_token_id")},
-      {"unk_token", token_at(file, "tokenizer.ggml.unknown_token_id")},
-  };
-  if (const auto chat_template = file.string("tokenizer.chat_template")) {
-    config["chat_template"] = *chat_template;
-  }
-  return config;
-}
-
 /// The bytes of a document; text of a GGUF that is not UTF-8 cannot be JSON.
 std::string dump(const nlohmann::json& document, const std::string& source, int indent) {
   try {
@@ -63,6 +48,26 @@ std::string dump(const nlohmann::json& document, const std::string& source, int 
 }
 
 }  // namespace
+
+nlohmann::json gguf_tokenizer_config(const GgufFile& file) {
+  nlohmann::json config = {
+      {"tokenizer_class", "PreTrainedTokenizerFast"},
+      {"clean_up_tokenization_spaces", false},
+      {"bos_token", token_at(file, "tokenizer.ggml.bos_token_id")},
+      {"eos_token", token_at(file, "tokenizer.ggml.eos_token_id")},
+      {"pad_token", token_at(file, "tokenizer.ggml.padding_token_id")},
+      {"unk_token", token_at(file, "tokenizer.ggml.unknown_token_id")},
+  };
+  const auto chat_template = file.string("tokenizer.chat_template");
+  const auto with_tools = file.string("tokenizer.chat_template.tool_use");
+  if (chat_template && with_tools) {
+    config["chat_template"] = {{{"name", "default"}, {"template", *chat_template}},
+                               {{"name", "tool_use"}, {"template", *with_tools}}};
+  } else if (chat_template) {
+    config["chat_template"] = *chat_template;
+  }
+  return config;
+}
 
 void write_tokenizer_files(const std::filesystem::path& model,
                            const std::filesystem::path& folder) {
@@ -76,7 +81,7 @@ void write_tokenizer_files(const std::filesystem::path& model,
   const GgufFile file(model);
   const std::string source = model.string();
   write_file_atomically(folder / kTokenizerJson, dump(gguf_tokenizer_json(file), source, -1));
-  write_file_atomically(folder / kTokenizerConfig, dump(tokenizer_config(file), source, 2));
+  write_file_atomically(folder / kTokenizerConfig, dump(gguf_tokenizer_config(file), source, 2));
 }
 
 }  // namespace d2q

@@ -2,8 +2,15 @@
 #pragma once
 
 #include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+
+#include "format/gguf.h"
 
 namespace d2q {
+
+/// The tokenizer_config.json of a GGUF file: its special tokens' texts (null where it has none) and
+/// its chat template.
+nlohmann::json gguf_tokenizer_config(const GgufFile& file);
 
 /// Copies the tokenizer files of an HF folder as they are (tokenizer.json, tokenizer_config.json,
 /// chat template, ...), or makes tokenizer.json and tokenizer_config.json of the same tokenizer

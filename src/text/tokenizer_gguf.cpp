@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "text/bpe_model.h"
+#include "text/score_merges.h"
 #include "text/utf8.h"
 #include "text/vocabulary.h"
 
@@ -50,6 +51,11 @@ struct PreTokenizerKind {
   bool adds_bos;  // unless the file says otherwise
 };
 
+constexpr const char* kTekken = R"json({"type": "Sequence", "pretokenizers": [
+  {"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex":
+   "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}},
+  {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]})json";
+
 constexpr PreTokenizerKind kKinds[] = {
     {"default", kDefault, false, false, false},
     {"gpt-2", kByteLevelGpt2, false, false, false},
@@ -66,6 +72,7 @@ constexpr PreTokenizerKind kKinds[] = {
     {"falcon3", kLlama3, false, true, true},
     {"qwen2", kQwen2, true, false, false},
     {"deepseek-r1-qwen", kQwen2, true, false, false},
+    {"tekken", kTekken, false, true, true},
 };
 
 /// tokenizer.ggml.token_type
@@ -109,7 +116,7 @@ nlohmann::json template_part(const char* kind, std::string_view id) {
 }
 
 /// TemplateProcessing that puts BOS before and EOS after the text, as the file asks; or null.
-nlohmann::json post_processor(const GgufFile& file, const PreTokenizerKind& kind,
+nlohmann::json post_processor(const GgufFile& file, bool adds_bos,
                               std::span<const std::string_view> tokens) {
   nlohmann::json specials = nlohmann::json::object();
   const auto special = [&](const std::string& key) {
@@ -123,7 +130,7 @@ nlohmann::json post_processor(const GgufFile& file, const PreTokenizerKind& kind
     return template_part("SpecialToken", token);
   };
   nlohmann::json single = nlohmann::json::array();
-  if (file.boolean("tokenizer.ggml.add_bos_token").value_or(kind.adds_bos)) {
+  if (file.boolean("tokenizer.ggml.add_bos_token").value_or(adds_bos)) {
     single.push_back(special("tokenizer.ggml.bos_token_id"));
   }
   single.push_back(template_part("Sequence", "A"));
@@ -137,52 +144,55 @@ nlohmann::json post_processor(const GgufFile& file, const PreTokenizerKind& kind
           {"special_tokens", specials}};
 }
 
-}  // namespace
-
-nlohmann::json gguf_tokenizer_json(const GgufFile& file) {
-  const std::string path = file.path().string();
-  const std::string_view model = file.string("tokenizer.ggml.model").value_or("");
-  if (model != "gpt2") {
-    fail(model.empty() ? ErrorCode::kNotFound : ErrorCode::kUnsupported,
-         "{}: tokenizer.ggml.model is '{}', only 'gpt2' (byte-level BPE) is supported", path,
-         model);
-  }
-  const PreTokenizerKind& kind =
-      kind_of(file, file.string("tokenizer.ggml.pre").value_or("default"));
-  const auto tokens = required_strings(file, "tokenizer.ggml.tokens");
-  const auto merges = required_strings(file, "tokenizer.ggml.merges");
-  const auto types = file.integers("tokenizer.ggml.token_type");
-  if (types && types->size() != tokens.size()) {
-    fail(ErrorCode::kCorrupt, "{}: {} token types for {} tokens", path, types->size(),
-         tokens.size());
-  }
-  if (tokens.size() > static_cast<size_t>(kMaxVocabulary) || merges.size() > kMaxMerges) {
-    fail(ErrorCode::kCorrupt, "{}: {} tokens and {} merges, the limits are {} and {}", path,
-         tokens.size(), merges.size(), kMaxVocabulary, kMaxMerges);
-  }
-
+/// The parts that both kinds of tokenizer have.
+struct TokenLists {
+  std::vector<std::string_view> tokens;
   nlohmann::json vocabulary = nlohmann::json::object();
   nlohmann::json added = nlohmann::json::array();
-  for (size_t id = 0; id < tokens.size(); ++id) {
-    if (!is_valid_utf8(tokens[id])) {
+};
+
+TokenLists read_tokens(const GgufFile& file) {
+  const std::string path = file.path().string();
+  TokenLists lists;
+  lists.tokens = required_strings(file, "tokenizer.ggml.tokens");
+  const auto types = file.integers("tokenizer.ggml.token_type");
+  if (types && types->size() != lists.tokens.size()) {
+    fail(ErrorCode::kCorrupt, "{}: {} token types for {} tokens", path, types->size(),
+         lists.tokens.size());
+  }
+  if (lists.tokens.size() > static_cast<size_t>(kMaxVocabulary)) {
+    fail(ErrorCode::kCorrupt, "{}: {} tokens, the limit is {}", path, lists.tokens.size(),
+         kMaxVocabulary);
+  }
+  for (size_t id = 0; id < lists.tokens.size(); ++id) {
+    const std::string_view token = lists.tokens[id];
+    if (!is_valid_utf8(token)) {
       fail(ErrorCode::kCorrupt, "{}: token {} is not valid UTF-8; corrupt file?", path, id);
     }
-    vocabulary[std::string(tokens[id])] = id;
+    lists.vocabulary[std::string(token)] = id;
     const int64_t type = types ? (*types)[id] : kNormal;
     if (type == kControl || type == kUnknown || type == kUserDefined) {
-      added.push_back(added_token(static_cast<int64_t>(id), tokens[id], type != kUserDefined));
+      lists.added.push_back(added_token(static_cast<int64_t>(id), token, type != kUserDefined));
     }
+  }
+  return lists;
+}
+
+nlohmann::json byte_level_document(const GgufFile& file) {
+  const PreTokenizerKind& kind =
+      kind_of(file, file.string("tokenizer.ggml.pre").value_or("default"));
+  TokenLists lists = read_tokens(file);
+  const auto merges = required_strings(file, "tokenizer.ggml.merges");
+  if (merges.size() > kMaxMerges) {
+    fail(ErrorCode::kCorrupt, "{}: {} merges, the limit is {}", file.path().string(), merges.size(),
+         kMaxMerges);
   }
   nlohmann::json rules = nlohmann::json::array();
   for (const std::string_view line : merges) rules.push_back(split_merge(file, line));
-
-  return {{"version", "1.0"},
-          {"truncation", nullptr},
-          {"padding", nullptr},
-          {"added_tokens", std::move(added)},
+  return {{"added_tokens", std::move(lists.added)},
           {"normalizer", kind.nfc ? nlohmann::json{{"type", "NFC"}} : nlohmann::json(nullptr)},
           {"pre_tokenizer", nlohmann::json::parse(kind.pre_tokenizer)},
-          {"post_processor", post_processor(file, kind, tokens)},
+          {"post_processor", post_processor(file, kind.adds_bos, lists.tokens)},
           {"decoder",
            {{"type", "ByteLevel"},
             {"add_prefix_space", false},
@@ -190,15 +200,76 @@ nlohmann::json gguf_tokenizer_json(const GgufFile& file) {
             {"use_regex", true}}},
           {"model",
            {{"type", "BPE"},
-            {"dropout", nullptr},
             {"unk_token", nullptr},
-            {"continuing_subword_prefix", nullptr},
-            {"end_of_word_suffix", nullptr},
             {"fuse_unk", false},
             {"byte_fallback", false},
             {"ignore_merges", kind.ignore_merges},
-            {"vocab", std::move(vocabulary)},
+            {"vocab", std::move(lists.vocabulary)},
             {"merges", std::move(rules)}}}};
+}
+
+/// SentencePiece's BPE, as the converters of the reference tokenizers write it.
+nlohmann::json sentencepiece_document(const GgufFile& file) {
+  TokenLists lists = read_tokens(file);
+  const auto scores = file.numbers("tokenizer.ggml.scores");
+  if (!scores || scores->size() != lists.tokens.size()) {
+    fail(ErrorCode::kCorrupt, "{}: tokenizer.ggml.scores: {} scores for {} tokens",
+         file.path().string(), scores ? scores->size() : 0, lists.tokens.size());
+  }
+  const auto unknown = file.integer("tokenizer.ggml.unknown_token_id").value_or(0);
+  const bool has_unknown = unknown >= 0 && unknown < static_cast<int64_t>(lists.tokens.size());
+  const bool adds_space = file.boolean("tokenizer.ggml.add_space_prefix").value_or(true);
+  const nlohmann::json mark_spaces = {
+      {"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", kSpaceMark}};
+  nlohmann::json decoders = {
+      {{"type", "Replace"}, {"pattern", {{"String", kSpaceMark}}}, {"content", " "}},
+      {{"type", "ByteFallback"}},
+      {{"type", "Fuse"}}};
+  nlohmann::json normalizer = mark_spaces;
+  if (adds_space) {
+    normalizer = {{"type", "Sequence"},
+                  {"normalizers", {{{"type", "Prepend"}, {"prepend", kSpaceMark}}, mark_spaces}}};
+    decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+  }
+  nlohmann::json merges = merges_from_scores(lists.tokens, *scores, file.path().string());
+  return {{"added_tokens", std::move(lists.added)},
+          {"normalizer", std::move(normalizer)},
+          {"pre_tokenizer", nullptr},
+          {"post_processor", post_processor(file, /*adds_bos=*/true, lists.tokens)},
+          {"decoder", {{"type", "Sequence"}, {"decoders", std::move(decoders)}}},
+          {"model",
+           {{"type", "BPE"},
+            {"unk_token", has_unknown ? nlohmann::json(lists.tokens[static_cast<size_t>(unknown)])
+                                      : nlohmann::json(nullptr)},
+            {"fuse_unk", true},
+            {"byte_fallback", true},
+            {"ignore_merges", false},
+            {"vocab", std::move(lists.vocabulary)},
+            {"merges", std::move(merges)}}}};
+}
+
+}  // namespace
+
+nlohmann::json gguf_tokenizer_json(const GgufFile& file) {
+  const std::string_view model = file.string("tokenizer.ggml.model").value_or("");
+  nlohmann::json document;
+  if (model == "gpt2") {
+    document = byte_level_document(file);
+  } else if (model == "llama") {
+    document = sentencepiece_document(file);
+  } else {
+    fail(model.empty() ? ErrorCode::kNotFound : ErrorCode::kUnsupported,
+         "{}: tokenizer.ggml.model is '{}', only 'gpt2' (byte-level BPE) and 'llama' "
+         "(SentencePiece's BPE) are supported",
+         file.path().string(), model);
+  }
+  document["version"] = "1.0";
+  document["truncation"] = nullptr;
+  document["padding"] = nullptr;
+  for (const char* unused : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"}) {
+    document["model"][unused] = nullptr;
+  }
+  return document;
 }
 
 std::string gguf_pre_tokenizer_name(const nlohmann::json& pre_tokenizer) {

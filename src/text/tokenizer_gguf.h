@@ -1,5 +1,6 @@
-// GGUF keeps a tokenizer as lists of tokens and merges and the name of its pre-tokenizer; here it
-// becomes the tokenizer.json that says the same, so that there is one reader for both.
+// GGUF keeps a tokenizer as lists: tokens with merges and the name of a pre-tokenizer ("gpt2"), or
+// tokens with scores ("llama"); here it becomes the tokenizer.json that says the same, so that
+// there is one reader for all.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -11,7 +12,7 @@
 namespace d2q {
 
 /// The document of an equivalent tokenizer.json. Throws Error{kUnsupported} on a tokenizer model
-/// other than "gpt2" or an unknown pre-tokenizer name, Error{kNotFound} when the file has no
+/// other than these two or an unknown pre-tokenizer name, Error{kNotFound} when the file has no
 /// tokenizer, Error{kCorrupt} on lists that contradict each other.
 nlohmann::json gguf_tokenizer_json(const GgufFile& file);
 

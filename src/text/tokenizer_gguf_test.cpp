@@ -1,5 +1,6 @@
 #include "text/tokenizer_gguf.h"
 
+#include <limits>
 #include <variant>
 
 #include "base/testing/expect_error.h"
@@ -12,7 +13,8 @@ namespace d2q {
 namespace {
 
 using Strings = std::vector<std::string>;
-using Value = std::variant<bool, uint32_t, std::string, Strings, std::vector<int32_t>>;
+using Value =
+    std::variant<bool, uint32_t, std::string, Strings, std::vector<int32_t>, std::vector<float>>;
 using Metadata = std::vector<std::pair<std::string, Value>>;
 
 /// The bytes of a GGUF file of metadata alone.
@@ -56,6 +58,12 @@ class GgufBytes {
     number<uint32_t>(8);
     number<uint64_t>(values.size());
     for (const std::string& value : values) text(value);
+  }
+  void item(const std::vector<float>& values) {
+    number<uint32_t>(9);
+    number<uint32_t>(6);
+    number<uint64_t>(values.size());
+    for (const float value : values) number(value);
   }
   void item(const std::vector<int32_t>& values) {
     number<uint32_t>(9);
@@ -133,6 +141,44 @@ TEST_F(GgufTokenizerTest, EncodesAsTheTokenizerJsonOfTheSameModel) {
   }
 }
 
+/// SentencePiece's BPE: tokens with scores, each the id with a minus.
+Metadata scored_metadata() {
+  Metadata metadata = golden_metadata("scored", "default");
+  set(metadata, "tokenizer.ggml.model", std::string("llama"));
+  std::vector<float> scores(std::get<Strings>(metadata[2].second).size());
+  for (size_t id = 0; id < scores.size(); ++id) scores[id] = -static_cast<float>(id);
+  metadata[4] = {"tokenizer.ggml.scores", scores};
+  metadata.emplace_back("tokenizer.ggml.unknown_token_id", uint32_t{0});
+  return metadata;
+}
+
+TEST_F(GgufTokenizerTest, ScoresRankTheMergesOfSentencePieceModels) {
+  const auto tokenizer = load(scored_metadata());
+  const nlohmann::json golden = testing::golden_json("tokenizer_golden.json");
+  for (size_t i = 0; i < golden["texts"].size(); ++i) {
+    const std::vector<int32_t> ids = golden["tokenizers"]["scored"]["encode"][i];
+    EXPECT_EQ(tokenizer->encode(testing::from_hex(golden["texts"][i]), false), ids) << "text " << i;
+  }
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode("a b", false)), "a b");
+}
+
+TEST_F(GgufTokenizerTest, NoMarkIsPutInFrontWhereTheFileSaysSo) {
+  Metadata metadata = scored_metadata();
+  const auto with_mark = load(metadata)->encode("a", false);
+  metadata.emplace_back("tokenizer.ggml.add_space_prefix", false);
+  EXPECT_NE(load(metadata)->encode("a", false), with_mark);
+  EXPECT_EQ(load(metadata)->decode(load(metadata)->encode(" a", false)), " a");
+}
+
+TEST_F(GgufTokenizerTest, ScoresThatDoNotFitAreRefused) {
+  Metadata metadata = scored_metadata();
+  auto& scores = std::get<std::vector<float>>(metadata[4].second);
+  scores[3] = std::numeric_limits<float>::infinity();
+  D2Q_EXPECT_ERROR(load(metadata), ErrorCode::kCorrupt, "token 3 scores inf");
+  scores.pop_back();
+  D2Q_EXPECT_ERROR(load(metadata), ErrorCode::kCorrupt, "scores for");
+}
+
 TEST_F(GgufTokenizerTest, Qwen2ComposesCharactersAndSplitsEveryDigit) {
   const auto tokenizer = load(golden_metadata("qwen2", "qwen2"));
   EXPECT_EQ(tokenizer->encode("e\xCC\x81", false), tokenizer->encode("\xC3\xA9", false));
@@ -167,7 +213,8 @@ TEST_F(GgufTokenizerTest, LiesAreRefusedByName) {
     set(lie, key, value);
     D2Q_EXPECT_ERROR(load(lie), code, message);
   };
-  refused("tokenizer.ggml.model", std::string("llama"), ErrorCode::kUnsupported, "'llama'");
+  refused("tokenizer.ggml.model", std::string("bert"), ErrorCode::kUnsupported, "'bert'");
+  refused("tokenizer.ggml.model", std::string("llama"), ErrorCode::kCorrupt, "0 scores for");
   refused("tokenizer.ggml.pre", std::string("xyz"), ErrorCode::kUnsupported, "'xyz'");
   refused("tokenizer.ggml.tokens", Strings{"a"}, ErrorCode::kCorrupt, "token types for 1 tokens");
   refused("tokenizer.ggml.merges", Strings{"ab"}, ErrorCode::kCorrupt, "'ab' is not two tokens");

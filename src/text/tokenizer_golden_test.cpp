@@ -69,7 +69,8 @@ TEST_P(GoldenTokenizer, EncodesTheSameFromManyThreads) {
 
 INSTANTIATE_TEST_SUITE_P(All, GoldenTokenizer,
                          ::testing::Values("gpt2", "llama3", "qwen2", "smollm", "added", "holes",
-                                           "sentencepiece"),
+                                           "sentencepiece", "scored", "metaspace", "gemma",
+                                           "unigram", "unigram_bytes"),
                          [](const auto& tested) { return std::string(tested.param); });
 
 TEST(ByteLevelTokenizer, RoundTripsValidText) {

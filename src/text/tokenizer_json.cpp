@@ -1,8 +1,8 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "text/bpe_tokenizer.h"
 #include "text/json_view.h"
+#include "text/pipeline_tokenizer.h"
 #include "text/utf8.h"
 
 namespace d2q {
@@ -56,8 +56,37 @@ std::vector<MergeRule> read_merges(const JsonView& json) {
   return merges;
 }
 
+/// [["piece", score], ...], ids in the order of the list.
+void read_unigram(const JsonView& json, TokenizerParts& parts) {
+  UnigramOptions options;
+  std::vector<Vocabulary::Entry> entries;
+  const JsonView pieces = json.at("vocab");
+  if (!pieces.value().is_array()) pieces.corrupt("an array of pieces with scores");
+  if (pieces.value().size() > static_cast<size_t>(kMaxVocabulary)) {
+    fail(ErrorCode::kCorrupt, "{}: {} pieces, the limit is {}", pieces.path(),
+         pieces.value().size(), kMaxVocabulary);
+  }
+  for (const nlohmann::json& item : pieces.value()) {
+    const JsonView piece(item, pieces.path());
+    if (!item.is_array() || item.size() != 2 || !item[0].is_string() || !item[1].is_number()) {
+      piece.corrupt("a piece and its score");
+    }
+    entries.push_back({item[0].get<std::string>(), static_cast<int32_t>(entries.size())});
+    options.scores.push_back(item[1].get<double>());
+  }
+  if (const auto unknown = json.find("unk_id")) {
+    const int64_t id = unknown->as_integer();
+    if (id < 0 || id >= kMaxVocabulary) unknown->corrupt("a token's id");
+    options.unk_id = static_cast<int32_t>(id);
+  }
+  options.byte_fallback = json.boolean("byte_fallback", false);
+  parts.vocabulary = std::make_unique<Vocabulary>(std::move(entries), pieces.path());
+  parts.unigram = std::move(options);
+}
+
 void read_model(const JsonView& json, TokenizerParts& parts) {
   const std::string type = json.string_or("type", "BPE");
+  if (type == "Unigram") return read_unigram(json, parts);
   if (type != "BPE") json.unsupported("model '" + type + "'");
   const auto dropout = json.find("dropout");
   if (dropout && !(dropout->value().is_number() && dropout->value().get<double>() == 0.0)) {

@@ -1,7 +1,7 @@
 // One lie a test: what a hostile or unusual tokenizer.json gets for an answer.
 #include "base/testing/expect_error.h"
 #include "base/testing/temp_folder.h"
-#include "text/bpe_tokenizer.h"
+#include "text/pipeline_tokenizer.h"
 #include "text/tokenizer.h"
 
 namespace d2q {
@@ -18,7 +18,7 @@ nlohmann::json small_document() {
 }
 
 std::vector<int32_t> encode_with(const nlohmann::json& document, std::string_view text) {
-  return BpeTokenizer(read_tokenizer_json(document, "t.json")).encode(text, true);
+  return PipelineTokenizer(read_tokenizer_json(document, "t.json")).encode(text, true);
 }
 
 #define EXPECT_REFUSED(document, code, text) \
@@ -50,6 +50,37 @@ TEST(TokenizerJson, NamesWhatItDoesNotSupport) {
   document = small_document();
   document["model"]["end_of_word_suffix"] = "</w>";
   EXPECT_REFUSED(document, kUnsupported, "end_of_word_suffix");
+}
+
+nlohmann::json unigram_document() {
+  nlohmann::json document = small_document();
+  document["pre_tokenizer"] = nullptr;
+  document["model"] = {{"type", "Unigram"},
+                       {"unk_id", 0},
+                       {"vocab", {{"<unk>", 0.0}, {"a", -1.0}, {"b", -1.5}, {"ab", -2.0}}}};
+  return document;
+}
+
+TEST(TokenizerJson, UnigramTakesTheCutWithTheBestScores) {
+  EXPECT_EQ(encode_with(unigram_document(), "abba"), (std::vector<int32_t>{3, 2, 1}));
+  EXPECT_EQ(encode_with(unigram_document(), "axya"), (std::vector<int32_t>{1, 0, 1}));
+}
+
+TEST(TokenizerJson, RefusesAUnigramModelThatContradictsItself) {
+  const auto with = [](const char* pointer, const nlohmann::json& value) {
+    nlohmann::json document = unigram_document();
+    document[nlohmann::json::json_pointer(pointer)] = value;
+    return document;
+  };
+  EXPECT_REFUSED(with("/model/vocab/1", {"a"}), kCorrupt, "a piece and its score");
+  EXPECT_REFUSED(with("/model/vocab/1/1", "x"), kCorrupt, "a piece and its score");
+  EXPECT_REFUSED(with("/model/vocab", nlohmann::json::object()), kCorrupt, "an array");
+  EXPECT_REFUSED(with("/model/vocab", nlohmann::json::array()), kCorrupt, "0 scores");
+  EXPECT_REFUSED(with("/model/unk_id", 4), kCorrupt, "unk_id 4");
+  EXPECT_REFUSED(with("/model/unk_id", -1), kCorrupt, "unk_id");
+  nlohmann::json document = with("/model/unk_id", nullptr);
+  document["model"]["vocab"].erase(2);
+  EXPECT_REFUSED(document, kCorrupt, "no unknown token");
 }
 
 TEST(TokenizerJson, RefusesAVocabularyOfTheWrongShape) {

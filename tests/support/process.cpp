@@ -32,22 +32,27 @@ std::string read_all(int descriptor) {
 
 }  // namespace
 
-ProcessResult run_process(const std::vector<std::string>& arguments,
-                          const std::string& stdout_path) {
+ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& stdout_path,
+                          const std::string& input) {
   std::vector<char*> argv;
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
   const int out = anonymous_file();
   const int err = anonymous_file();
+  const int in = anonymous_file();
+  if (write(in, input.data(), input.size()) != static_cast<ssize_t>(input.size()))
+    throw std::runtime_error("the input cannot be written");
+  lseek(in, 0, SEEK_SET);
   const pid_t child = fork();
   if (child < 0) throw std::runtime_error("fork failed");
   if (child == 0) {
-    dup2(open("/dev/null", O_RDONLY), STDIN_FILENO);
+    dup2(in, STDIN_FILENO);
     dup2(stdout_path.empty() ? out : open(stdout_path.c_str(), O_WRONLY), STDOUT_FILENO);
     dup2(err, STDERR_FILENO);
     execv(argv[0], argv.data());
     _exit(127);
   }
+  close(in);
   int status = 0;
   waitpid(child, &status, 0);
   ProcessResult result;
@@ -57,9 +62,10 @@ ProcessResult run_process(const std::vector<std::string>& arguments,
   return result;
 }
 
-ProcessResult run_d2quant(std::vector<std::string> arguments, const std::string& stdout_path) {
+ProcessResult run_d2quant(std::vector<std::string> arguments, const std::string& stdout_path,
+                          const std::string& input) {
   arguments.insert(arguments.begin(), D2Q_PROGRAM);
-  return run_process(arguments, stdout_path);
+  return run_process(arguments, stdout_path, input);
 }
 
 }  // namespace d2q::test

@@ -12,12 +12,13 @@ struct ProcessResult {
   std::string err;
 };
 
-/// Runs `arguments` (the program first) with an empty stdin. `stdout_path` replaces the capture of
-/// stdout when it is not empty.
+/// Runs `arguments` (the program first) with `input` as its stdin. `stdout_path` replaces the
+/// capture of stdout when it is not empty.
 ProcessResult run_process(const std::vector<std::string>& arguments,
-                          const std::string& stdout_path = "");
+                          const std::string& stdout_path = "", const std::string& input = "");
 
 /// The d2quant program of this build with `arguments`.
-ProcessResult run_d2quant(std::vector<std::string> arguments, const std::string& stdout_path = "");
+ProcessResult run_d2quant(std::vector<std::string> arguments, const std::string& stdout_path = "",
+                          const std::string& input = "");
 
 }  // namespace d2q::test

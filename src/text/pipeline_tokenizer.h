@@ -1,8 +1,9 @@
-// The whole pipeline: added tokens, normalizer, pre-tokenizers, BPE, template; and back.
+// The whole pipeline: added tokens, normalizer, pre-tokenizers, model, template; and back.
 #pragma once
 
 #include <memory>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "text/pre_tokenizer.h"
 #include "text/token_decoder.h"
 #include "text/tokenizer.h"
+#include "text/unigram_model.h"
 #include "text/vocabulary.h"
 #include "text/word_cache.h"
 
@@ -24,6 +26,7 @@ struct TokenizerParts {
   std::unique_ptr<Vocabulary> vocabulary;
   std::vector<MergeRule> merges;
   BpeOptions bpe;
+  std::optional<UnigramOptions> unigram;  // in place of merges and bpe
   std::vector<AddedToken> added_tokens;
   std::unique_ptr<Normalizer> normalizer;  // may be null
   PreTokenizerChain pre_tokenizers;
@@ -36,9 +39,9 @@ struct TokenizerParts {
 /// that contradicts itself, Error{kUnsupported} naming a component that is not handled.
 TokenizerParts read_tokenizer_json(const nlohmann::json& document, const std::string& source);
 
-class BpeTokenizer final : public Tokenizer {
+class PipelineTokenizer final : public Tokenizer {
  public:
-  explicit BpeTokenizer(TokenizerParts parts);
+  explicit PipelineTokenizer(TokenizerParts parts);
 
   int32_t vocab_size() const override { return vocab_size_; }
   std::vector<int32_t> encode(std::string_view text, bool add_special) const override;
@@ -49,11 +52,12 @@ class BpeTokenizer final : public Tokenizer {
  private:
   /// The string of a token in the vocabulary; empty for an unknown id and a special token left out.
   std::string_view shown_token(int32_t id, bool special) const;
-  void append_text(std::string_view text, WordCache& cache, std::vector<int32_t>& ids) const;
+  void append_text(std::string_view text, bool at_start, WordCache& cache,
+                   std::vector<int32_t>& ids) const;
   void append_word(std::string_view word, WordCache& cache, std::vector<int32_t>& ids) const;
 
   TokenizerParts parts_;
-  BpeModel model_;
+  std::unique_ptr<WordModel> model_;
   AddedTokenMatcher raw_matcher_;         // tokens looked for in the text as it is
   AddedTokenMatcher normalized_matcher_;  // and in the normalized text
   std::unordered_map<int32_t, AddedToken> added_by_id_;

@@ -1,0 +1,131 @@
+#include "text/chat_template.h"
+
+#include <array>
+
+#include "base/error.h"
+#include "base/file_io.h"
+#include "format/gguf.h"
+#include "format/json_file.h"
+#include "text/json_view.h"
+#include "text/tokenizer_files.h"
+
+namespace d2q {
+namespace {
+
+using nlohmann::json;
+using nlohmann::ordered_json;
+
+constexpr std::array kSpecialTokens = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                       "pad_token", "cls_token", "mask_token"};
+
+json read_optional(const std::filesystem::path& path) {
+  return std::filesystem::is_regular_file(path) ? read_json_file(path) : json::object();
+}
+
+/// What tokenizer_config.json says, or would say for a GGUF file.
+json tokenizer_config(const std::filesystem::path& model) {
+  if (!std::filesystem::is_directory(model)) return gguf_tokenizer_config(GgufFile(model));
+  return read_optional(model / "tokenizer_config.json");
+}
+
+/// Texts of the special tokens, which a file writes as "<s>" or {"content": "<s>", ...}.
+ordered_json special_tokens(const std::filesystem::path& model, const json& config) {
+  ordered_json tokens = ordered_json::object();
+  const auto add = [&](const JsonView& source) {
+    for (const char* name : kSpecialTokens) {
+      const auto token = source.find(name);
+      if (!token || tokens.contains(name)) continue;
+      tokens[name] = token->value().is_object() ? token->string("content") : token->as_string();
+    }
+  };
+  add(JsonView(config, (model / "tokenizer_config.json").string()));
+  if (std::filesystem::is_directory(model)) {
+    const std::filesystem::path map = model / "special_tokens_map.json";
+    add(JsonView(read_optional(map), map.string()));
+  }
+  return tokens;
+}
+
+/// A template's source, or that of `variant` in [{"name": "default", "template": "..."}, ...].
+std::optional<std::string> source_of(const JsonView& config, std::string_view variant) {
+  const auto found = config.find("chat_template");
+  if (!found) return std::nullopt;
+  if (!found->value().is_array()) return found->as_string();
+  std::optional<std::string> fallback;
+  for (const JsonView& item : found->items()) {
+    const std::string name = item.string("name");
+    if (name == variant) return item.string("template");
+    if (name == "default") fallback = item.string("template");
+  }
+  return fallback;
+}
+
+bool is_special(const Tokenizer& tokenizer, int32_t id) {
+  return tokenizer.token_bytes(id, false).empty() && !tokenizer.token_bytes(id, true).empty();
+}
+
+}  // namespace
+
+ChatTemplate::ChatTemplate(std::string_view source, std::string name, ordered_json tokens)
+    : template_(source, std::move(name)), special_tokens_(std::move(tokens)) {}
+
+std::string ChatTemplate::render(const ordered_json& messages, const ChatOptions& options) const {
+  ordered_json context = special_tokens_;
+  context["messages"] = messages;
+  context["tools"] = options.tools;
+  context["documents"] = nullptr;
+  context["add_generation_prompt"] = options.add_generation_prompt;
+  context.update(options.variables);
+  jinja::RenderOptions render_options;
+  render_options.now = options.now;
+  return template_.render(context, render_options);
+}
+
+std::optional<ChatTemplate> load_chat_template(const std::filesystem::path& model,
+                                               std::string_view variant) {
+  const json config = tokenizer_config(model);
+  if (std::filesystem::is_directory(model)) {
+    const std::filesystem::path file = model / "chat_template.jinja";
+    if (std::filesystem::is_regular_file(file)) return load_chat_template_file(file, model);
+    const std::filesystem::path old_file = model / "chat_template.json";
+    const json document = read_optional(old_file);
+    if (auto source = source_of(JsonView(document, old_file.string()), variant)) {
+      return ChatTemplate(*source, old_file.string(), special_tokens(model, config));
+    }
+  }
+  auto source = source_of(JsonView(config, model.string()), variant);
+  if (!source) return std::nullopt;
+  return ChatTemplate(*source, model.string() + " (chat template)", special_tokens(model, config));
+}
+
+ChatTemplate load_chat_template_file(const std::filesystem::path& file,
+                                     const std::filesystem::path& model) {
+  return ChatTemplate(read_file(file, jinja::kMaxTemplateBytes), file.string(),
+                      special_tokens(model, tokenizer_config(model)));
+}
+
+std::optional<int32_t> end_of_turn_token(const ChatTemplate& chat_template,
+                                         const Tokenizer& tokenizer) {
+  const std::string reply = "fine";
+  const ordered_json messages = {{{"role", "user"}, {"content", "how?"}},
+                                 {{"role", "assistant"}, {"content", reply}}};
+  ChatOptions options;
+  options.add_generation_prompt = false;
+  std::string text;
+  try {
+    text = chat_template.render(messages, options);
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+  const size_t at = text.rfind(reply);
+  if (at == std::string::npos) return std::nullopt;
+  const auto ids = tokenizer.encode(text.substr(at + reply.size()), /*add_special=*/false);
+  // White space may stand between the reply and its end.
+  for (const int32_t id : ids) {
+    if (is_special(tokenizer, id)) return id;
+    if (tokenizer.token_bytes(id).find_first_not_of(" \n") != std::string::npos) break;
+  }
+  return std::nullopt;
+}
+
+}  // namespace d2q
