@@ -55,9 +55,8 @@ TEST(TokenizerJson, NamesWhatItDoesNotSupport) {
 nlohmann::json unigram_document() {
   nlohmann::json document = small_document();
   document["pre_tokenizer"] = nullptr;
-  document["model"] = {{"type", "Unigram"},
-                       {"unk_id", 0},
-                       {"vocab", {{"<unk>", 0.0}, {"a", -1.0}, {"b", -1.5}, {"ab", -2.0}}}};
+  document["model"] = nlohmann::json::parse(R"({"type": "Unigram", "unk_id": 0,
+    "vocab": [["<unk>", 0.0], ["a", -1.0], ["b", -1.5], ["ab", -2.0]]})");
   return document;
 }
 
@@ -72,7 +71,8 @@ TEST(TokenizerJson, RefusesAUnigramModelThatContradictsItself) {
     document[nlohmann::json::json_pointer(pointer)] = value;
     return document;
   };
-  EXPECT_REFUSED(with("/model/vocab/1", {"a"}), kCorrupt, "a piece and its score");
+  EXPECT_REFUSED(with("/model/vocab/1", nlohmann::json::array({"a"})), kCorrupt,
+                 "a piece and its score");
   EXPECT_REFUSED(with("/model/vocab/1/1", "x"), kCorrupt, "a piece and its score");
   EXPECT_REFUSED(with("/model/vocab", nlohmann::json::object()), kCorrupt, "an array");
   EXPECT_REFUSED(with("/model/vocab", nlohmann::json::array()), kCorrupt, "0 scores");
