@@ -17,6 +17,7 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # GCC 12's own intrinsics headers read their "undefined" vectors (GCC bug 105593).
   list(APPEND D2Q_AVX512_FLAGS -Wno-uninitialized -Wno-maybe-uninitialized)
 endif()
+set(D2Q_AVX512VBMI_FLAGS ${D2Q_AVX512_FLAGS} -mavx512vbmi -mgfni)
 set(D2Q_AVX512BF16_FLAGS ${D2Q_AVX512_FLAGS} -mavx512bf16)
 
 # For sources that include <regex>: under this flag GCC 12 takes members of its states for
@@ -69,6 +70,8 @@ function(d2q_module name)
       set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${D2Q_AVX2_FLAGS}")
     elseif(source MATCHES "/avx512bf16/")
       set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${D2Q_AVX512BF16_FLAGS}")
+    elseif(source MATCHES "/avx512vbmi/")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${D2Q_AVX512VBMI_FLAGS}")
     elseif(source MATCHES "/avx512/")
       set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${D2Q_AVX512_FLAGS}")
     endif()

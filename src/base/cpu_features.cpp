@@ -68,6 +68,8 @@ CpuFeatures detect() {
                     bit(leaf7.ebx, 17) /* DQ */ && bit(leaf7.ebx, 30) /* BW */ &&
                     bit(leaf7.ebx, 31) /* VL */ && bit(leaf7.ecx, 11) /* VNNI */;
   features.avx512bf16 = features.avx512 && bit(leaf7_1.eax, 5);
+  features.avx512vbmi =
+      features.avx512 && bit(leaf7.ecx, 1) /* VBMI */ && bit(leaf7.ecx, 8) /* GFNI */;
   features.amx_bf16 = (xcr0 & kTiles) == kTiles && bit(leaf7.edx, 24) && bit(leaf7.edx, 22);
   return features;
 }

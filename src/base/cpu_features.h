@@ -10,6 +10,7 @@ struct CpuFeatures {
   bool avx2 = false;        // with FMA and F16C: what avx2/ is compiled with
   bool avx512 = false;      // F, BW, DQ, VL and VNNI, and avx2: what avx512/ is compiled with
   bool avx512bf16 = false;  // avx512 and BF16
+  bool avx512vbmi = false;  // avx512, VBMI and GFNI: what avx512vbmi/ is compiled with
   bool amx_bf16 = false;    // tiles; used by oneDNN, never by our own code
   std::string name;         // the processor's brand string, "" when it has none
 };

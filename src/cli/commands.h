@@ -16,6 +16,7 @@ struct GlobalOptions {
   int threads = 0;  // 0 = all cores
   std::string isa = "auto";
   std::string device = "auto";
+  std::string activations = "a16";
   std::optional<bool> progress;  // absent: only when stderr is a terminal
 };
 
@@ -29,9 +30,9 @@ void add_eval_command(CLI::App& app, Program& program);
 void add_run_command(CLI::App& app, Program& program);
 void add_export_command(CLI::App& app, Program& program);
 void add_chat_command(CLI::App& app, Program& program);
+void add_bench_command(CLI::App& app, Program& program);
 void add_inspect_command(CLI::App& app, Program& program);
 void add_info_command(CLI::App& app, Program& program);
-void add_bench_command(CLI::App& app, Program& program);
 /// Hidden: prints docs/cli.md from the table itself.
 void add_docs_command(CLI::App& app, Program& program);
 

@@ -45,6 +45,8 @@ struct QuantizeCommand {
   std::vector<std::string> layers;
   std::optional<double> target_bits;
   std::vector<std::string> keep;
+  int embed_bits = 16;
+  int head_bits = 16;
   bool no_dual_scale = false;
   bool no_deviation_correction = false;
   bool no_final_correction = false;
@@ -119,6 +121,8 @@ QuantizeOptions make_options(const QuantizeCommand& command, const Device& devic
   options.keep.insert(options.keep.end(), command.keep.begin(), command.keep.end());
   const bool fast_bf16 = command.precision == "auto" && device.has_fast_bf16();
   options.products = command.precision == "bf16" || fast_bf16 ? DType::kBF16 : DType::kF32;
+  options.embed_bits = command.embed_bits;
+  options.head_bits = command.head_bits;
   options.resume = command.resume;
   options.overwrite = command.overwrite;
   options.tool_version = kVersion;
@@ -242,6 +246,13 @@ void add_method_options(CLI::App& quantize, QuantizeCommand& command) {
       .add_option("--keep", command.keep, "REGEX of linears left in 16 bits; may be given again")
       ->take_all()
       ->expected(1);
+  quantize
+      .add_option("--embed-bits", command.embed_bits, "Bits of the embedding: 4, 6, 8 or 16 (f16)")
+      ->capture_default_str();
+  quantize
+      .add_option("--head-bits", command.head_bits,
+                  "Bits of the output head: 4, 6, 8 or 16 (f16); a token reads all of it")
+      ->capture_default_str();
 }
 
 void add_calibration_options(CLI::App& quantize, QuantizeCommand& command) {

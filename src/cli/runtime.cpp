@@ -35,7 +35,11 @@ std::shared_ptr<const WeightSource> open_existing(const std::filesystem::path& p
 Runtime::Runtime(const GlobalOptions& options)
     : pool_(options.threads), device_(make_gpu_device(options)) {
   on_gpu_ = device_ != nullptr;
-  if (!on_gpu_) device_ = make_cpu_device(pool_, options.isa);
+  if (!on_gpu_) device_ = make_cpu_device(pool_, options.isa, activations_of(options));
+}
+
+ActivationBits activations_of(const GlobalOptions& options) {
+  return options.activations == "a8" ? ActivationBits::k8 : ActivationBits::k16;
 }
 
 void check_model_exists(const std::filesystem::path& path) {

@@ -30,6 +30,9 @@ class Runtime {
 /// Throws Error{kNotFound} saying what a model may be.
 void check_model_exists(const std::filesystem::path& path);
 
+/// `--act` as the CPU device takes it.
+ActivationBits activations_of(const GlobalOptions& options);
+
 /// `--precision f32|bf16|auto`; `auto_meaning` says what auto is in this command.
 void add_precision_option(CLI::App& command, std::string& precision,
                           const std::string& auto_meaning);

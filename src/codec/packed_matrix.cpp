@@ -19,7 +19,7 @@ constexpr const char* name_of(PackedKind kind) {
 bool bits_are_supported(PackedKind kind, int bits) {
   switch (kind) {
     case PackedKind::kUniform:
-      return bits == 2 || bits == 3 || bits == 4 || bits == 8;
+      return bits == 2 || bits == 3 || bits == 4 || bits == 6 || bits == 8;
     case PackedKind::kSignPlanes:
       return bits == 2 || bits == 3;
   }
@@ -92,7 +92,7 @@ Half checked_half(float value, int64_t row, int64_t group) {
 void validate(const PackedLayout& layout, const std::string& subject) {
   if (!bits_are_supported(layout.kind, layout.bits)) {
     fail(ErrorCode::kInvalidArgument,
-         "{}: {} weights of {} bits, expected 2, 3, 4 or 8 (uniform) or 2 or 3 (sign planes)",
+         "{}: {} weights of {} bits, expected 2, 3, 4, 6 or 8 (uniform) or 2 or 3 (sign planes)",
          subject, name_of(layout.kind), layout.bits);
   }
   check_dimension(subject, "number of rows", layout.rows);
@@ -240,6 +240,29 @@ void dequantize(const PackedView& packed, std::span<float> weights) {
                   weights.data() + (tile * kTileRows + r) * layout.cols + columns.begin);
     }
   });
+}
+
+void dequantize_row(const PackedView& packed, int64_t row, std::span<float> weights) {
+  const PackedLayout& layout = packed.layout;
+  D2Q_CHECK(row >= 0 && row < layout.rows, "row {} of {}", row, layout.rows);
+  D2Q_CHECK(static_cast<int64_t>(weights.size()) == layout.cols, "{} weights for {}",
+            weights.size(), layout.cols);
+  const PackedGeometry geometry = geometry_of(layout);
+  const int64_t tile = row / kTileRows, r = row % kTileRows;
+  for (int64_t group = 0; group < geometry.n_groups; ++group) {
+    const uint8_t* steps = packed.codes.data() + step_offset(geometry, layout.bits, tile, group);
+    const Half* scales = packed.scales.data() + scale_offset(layout, tile, group);
+    std::array<float, 3> params{};
+    for (int k = 0; k < layout.n_params(); ++k)
+      params[static_cast<size_t>(k)] = to_float(scales[k * kTileRows + r]);
+    const GroupColumns columns = columns_of(layout, group);
+    for (int64_t c = 0; c < columns.size; ++c) {
+      const uint8_t* step = steps + c / kStepColumns * step_bytes(layout.bits);
+      weights[static_cast<size_t>(columns.begin + c)] =
+          weight_of(layout.kind, layout.bits, params.data(),
+                    read_code(layout.bits, step, r, c % kStepColumns));
+    }
+  }
 }
 
 }  // namespace d2q

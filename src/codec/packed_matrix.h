@@ -11,6 +11,7 @@
 //   3 bits: two 2-bit atoms for 32 columns (code bits 0, 1), then one atom with bit p of byte b =
 //           code bit 2 of column 4p + b; stored per 32 columns in this order: 192 bytes
 //   4 bits: 8 columns; bits 4p..4p+3 of byte b = code of column 4p + b
+//   6 bits: four 4-bit atoms for 32 columns (code bits 0 to 3), then two 2-bit atoms (bits 4, 5)
 //   8 bits: 4 columns; byte b = code of column b
 // Uniform (METHOD.md §5.1): parameters {scale, zero}, ŵ = scale·(code − zero).
 // Sign planes (§5.2): parameters {r0, r1[, r2]}; code bit k set = +r_k, clear = −r_k. Bits 2 and 3
@@ -39,7 +40,7 @@ inline constexpr int64_t kMaxPackedDimension = 2147483647;
 /// Everything that fixes a packed matrix's size and meaning.
 struct PackedLayout {
   PackedKind kind = PackedKind::kSignPlanes;
-  int bits = 2;  // uniform: 2, 3, 4, 8; sign planes: 2, 3
+  int bits = 2;  // uniform: 2, 3, 4, 6, 8; sign planes: 2, 3
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t group_size = 128;  // any >= 1; multiples of 32 waste no padding
@@ -77,5 +78,8 @@ void unpack(const PackedView& packed, std::span<uint8_t> codes, std::span<float>
 /// The weights [rows, cols] that the packed matrix stands for; the arithmetic is weight_of() of
 /// packed_geometry.h, f32 in a fixed order: the same bits as unpack() followed by it.
 void dequantize(const PackedView& packed, std::span<float> weights);
+
+/// Row `row` of dequantize(): [cols].
+void dequantize_row(const PackedView& packed, int64_t row, std::span<float> weights);
 
 }  // namespace d2q

@@ -102,11 +102,24 @@ TEST_P(PackedMatrixTest, PaddingIsZero) {
   EXPECT_EQ(non_zero, static_cast<int64_t>(params.size()));
 }
 
+TEST_P(PackedMatrixTest, ARowIsTheRowOfTheWhole) {
+  const Packed packed = random_packed(layout(), 10);
+  std::vector<float> weights(packed.codes.size());
+  dequantize(packed.view(), weights);
+  const auto cols = static_cast<size_t>(packed.layout.cols);
+  std::vector<float> row(cols);
+  for (int64_t r = 0; r < packed.layout.rows; ++r) {
+    dequantize_row(packed.view(), r, row);
+    ASSERT_TRUE(std::equal(row.begin(), row.end(), weights.begin() + r * packed.layout.cols)) << r;
+  }
+}
+
 std::vector<LayoutCase> layout_cases() {
   std::vector<LayoutCase> cases;
   const std::vector<std::pair<PackedKind, int>> formats = {
-      {PackedKind::kUniform, 2}, {PackedKind::kUniform, 3},    {PackedKind::kUniform, 4},
-      {PackedKind::kUniform, 8}, {PackedKind::kSignPlanes, 2}, {PackedKind::kSignPlanes, 3}};
+      {PackedKind::kUniform, 2},   {PackedKind::kUniform, 3}, {PackedKind::kUniform, 4},
+      {PackedKind::kUniform, 6},   {PackedKind::kUniform, 8}, {PackedKind::kSignPlanes, 2},
+      {PackedKind::kSignPlanes, 3}};
   for (const auto& [kind, bits] : formats) {
     for (const auto& [rows, cols, group_size] :
          {std::tuple<int64_t, int64_t, int64_t>{16, 128, 128},
@@ -127,7 +140,7 @@ std::vector<LayoutCase> layout_cases() {
 INSTANTIATE_TEST_SUITE_P(Layouts, PackedMatrixTest, testing::ValuesIn(layout_cases()));
 
 TEST(PackedAtomsTest, EveryCodeAtEveryPlaceOfAStepReadsBackAlone) {
-  for (const int bits : {2, 3, 4, 8}) {
+  for (const int bits : {2, 3, 4, 6, 8}) {
     for (int64_t row = 0; row < kTileRows; ++row) {
       for (int64_t column = 0; column < kStepColumns; ++column) {
         for (int code = 0; code < (1 << bits); ++code) {
@@ -144,7 +157,7 @@ TEST(PackedAtomsTest, EveryCodeAtEveryPlaceOfAStepReadsBackAlone) {
 }
 
 TEST(PackedAtomsTest, PlacesOfAStepDoNotOverlap) {
-  for (const int bits : {2, 3, 4, 8}) {
+  for (const int bits : {2, 3, 4, 6, 8}) {
     std::vector<uint8_t> step(static_cast<size_t>(step_bytes(bits)));
     const auto ones = static_cast<uint8_t>((1 << bits) - 1);
     for (int64_t row = 0; row < kTileRows; ++row) {

@@ -45,6 +45,15 @@ struct ForwardKernels {
   // Dot products of one weight row with x, f32 sums.
   float (*dot_f32)(const float* w, const float* x, int64_t n) noexcept;
   float (*dot_bf16)(const uint16_t* w, const float* x, int64_t n) noexcept;
+
+  // Attention of one token over f16 keys and values, rows of `stride` elements of which the first
+  // head_dim count. q, out [n_queries, head_dim]; scores, weights [n_queries, n_keys].
+  // scores = q keysᵀ; f32 sums.
+  void (*score_keys)(const uint16_t* keys, int64_t stride, int64_t n_keys, const float* q,
+                     int64_t n_queries, int64_t head_dim, float* scores) noexcept;
+  // out = weights values; f32 sums over the keys in order.
+  void (*weigh_values)(const uint16_t* values, int64_t stride, int64_t n_keys, const float* weights,
+                       int64_t n_queries, int64_t head_dim, float* out) noexcept;
 };
 
 extern const ForwardKernels kForwardScalar;

@@ -244,3 +244,60 @@ void multiply_add(float* x, float a, const float* y, int64_t n) noexcept {
 D2Q_DOT(dot_f32, float, load, load_n)
 D2Q_DOT(dot_bf16, uint16_t, load_bf16, load_bf16_n)
 #undef D2Q_DOT
+
+/// kQueries rows of scores; each key is widened once for all of them.
+template <int kQueries>
+void score_keys_of(const uint16_t* keys, int64_t stride, int64_t n_keys, const float* q,
+                   int64_t head_dim, float* scores) {
+  for (int64_t key = 0; key < n_keys; ++key) {
+    const uint16_t* row = keys + key * stride;
+    Vec sums[kQueries];
+    for (int j = 0; j < kQueries; ++j) sums[j] = zero();
+    int64_t i = 0;
+    for (; i + kWidth <= head_dim; i += kWidth) {
+      const Vec values = load_f16(row + i);
+      for (int j = 0; j < kQueries; ++j) sums[j] = fma(values, load(q + j * head_dim + i), sums[j]);
+    }
+    if (i < head_dim) {
+      const Vec values = load_f16_n(row + i, head_dim - i);
+      for (int j = 0; j < kQueries; ++j)
+        sums[j] = fma(values, load_n(q + j * head_dim + i, head_dim - i), sums[j]);
+    }
+    for (int j = 0; j < kQueries; ++j) scores[j * n_keys + key] = reduce_add(sums[j]);
+  }
+}
+
+void score_keys(const uint16_t* keys, int64_t stride, int64_t n_keys, const float* q,
+                int64_t n_queries, int64_t head_dim, float* scores) noexcept {
+  int64_t j = 0;
+  for (; j + 4 <= n_queries; j += 4)
+    score_keys_of<4>(keys, stride, n_keys, q + j * head_dim, head_dim, scores + j * n_keys);
+  for (; j < n_queries; ++j)
+    score_keys_of<1>(keys, stride, n_keys, q + j * head_dim, head_dim, scores + j * n_keys);
+}
+
+template <int kQueries>
+void weigh_values_of(const uint16_t* values, int64_t stride, int64_t n_keys, const float* weights,
+                     int64_t head_dim, float* out) {
+  for (int64_t i = 0; i < head_dim; i += kWidth) {
+    const int64_t left = head_dim - i < kWidth ? head_dim - i : kWidth;
+    Vec sums[kQueries];
+    for (int j = 0; j < kQueries; ++j) sums[j] = zero();
+    for (int64_t key = 0; key < n_keys; ++key) {
+      const uint16_t* row = values + key * stride + i;
+      const Vec value = left == kWidth ? load_f16(row) : load_f16_n(row, left);
+      for (int j = 0; j < kQueries; ++j)
+        sums[j] = fma(value, set(weights[j * n_keys + key]), sums[j]);
+    }
+    for (int j = 0; j < kQueries; ++j) store_n(out + j * head_dim + i, sums[j], left);
+  }
+}
+
+void weigh_values(const uint16_t* values, int64_t stride, int64_t n_keys, const float* weights,
+                  int64_t n_queries, int64_t head_dim, float* out) noexcept {
+  int64_t j = 0;
+  for (; j + 4 <= n_queries; j += 4)
+    weigh_values_of<4>(values, stride, n_keys, weights + j * n_keys, head_dim, out + j * head_dim);
+  for (; j < n_queries; ++j)
+    weigh_values_of<1>(values, stride, n_keys, weights + j * n_keys, head_dim, out + j * head_dim);
+}

@@ -26,6 +26,16 @@ Isa parse_isa(const std::string& name, const char* subject) {
        "{}: unknown instruction set '{}', expected scalar, avx2 or avx512", subject, name);
 }
 
+/// The AVX-512 table with what only some of its processors have.
+const PackedKernels& packed_kernels_avx512() {
+  static const PackedKernels kernels = [] {
+    PackedKernels result = kPackedKernelsAvx512;
+    if (cpu_features().avx512vbmi) result.lookup = &kLookupKernelsAvx512Vbmi;
+    return result;
+  }();
+  return kernels;
+}
+
 }  // namespace
 
 const char* name_of(Isa isa) {
@@ -75,7 +85,7 @@ const PackedKernels& packed_kernels(Isa isa) {
     case Isa::kAvx2:
       return kPackedKernelsAvx2;
     case Isa::kAvx512:
-      return kPackedKernelsAvx512;
+      return packed_kernels_avx512();
     case Isa::kScalar:
       break;
   }

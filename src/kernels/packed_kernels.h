@@ -3,17 +3,18 @@
 // structs here.
 //
 // Activations. A column group is cut into blocks of at most 128 columns (4 steps of 32). A block of
-// x becomes 16-bit integers q = round(x * 32258 / max|x|), each as two signed base-254 digits, so
-// that x ≈ scale * (high + low / 254) with |high|, |low| <= 127: both fit the byte operand of
-// vpdpbusd and vpmaddubsw. The error is at most max|x| / 64516 an element, 2.4e-5 of a Gaussian
-// vector's norm.
+// x becomes integers q = round(x * levels / max|x|), so that x ≈ scale * q with scale = max|x| /
+// levels. "a16": levels = 32639, q = 256 high + low with signed bytes high and low, both the byte
+// operand of vpdpbusd and vpmaddubsw; the error is at most max|x| / 65278 an element, 2.4e-5 of a
+// Gaussian vector's norm. "a8": levels = 127 and high alone; the error is 6e-3 of the norm, and
+// half the products are spared.
 //
-// Mat-vec. For every row, block and code plane (uniform: the code itself) the integer dot products
-// with both digits are exact. They meet the weights' parameters in f32 with fused multiply-adds in
-// this order, the same in every ISA, so all tables give the same bits:
-//   dot(plane) = fma(low dot, 1/254, high dot)          sum = fma(Σ low, 1/254, Σ high)
-//   planes:  y = fma(r_k * scale, fma(2, dot_k, -sum), y) for k = 0, 1(, 2)
-//   uniform: y = fma(weight scale * scale, fma(-zero, sum, dot), y)
+// Mat-vec. For every row, block and code plane (uniform: the code itself) the dot product with q is
+// an exact integer below 2^31, for planes below 2^23. It meets the weights' parameters in f32 with
+// fused multiply-adds in this order, the same in every ISA, so all tables give the same bits
+// (sum = Σ q, below 2^23; f32(...) rounds to nearest):
+//   planes:  y = fma(r_k * scale, f32(2 dot_k - sum), y) for k = 0, 1(, 2)
+//   uniform: y = fma(weight scale * scale, fma(-zero, sum, f32(dot)), y)
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,7 @@ enum PackedFormat : int {
   kUniform2,
   kUniform3,
   kUniform4,
+  kUniform6,
   kUniform8,
   kSignPlanes2,
   kSignPlanes3,
@@ -40,6 +42,8 @@ constexpr int bits_of(PackedFormat format) {
       return 3;
     case kUniform4:
       return 4;
+    case kUniform6:
+      return 6;
     case kUniform8:
       return 8;
     case kNPackedFormats:
@@ -59,20 +63,25 @@ constexpr int n_params_of(PackedFormat format) {
 
 inline constexpr int64_t kBlockSteps = 4;     // steps of 32 columns that share an activation scale
 inline constexpr int64_t kTokensPerPass = 4;  // tokens of one mat_vec call at most
-inline constexpr float kActivationLevels = 32258.0f;  // 127 * 254
-inline constexpr float kLowDigit = 1.0f / 254.0f;
+inline constexpr float kLevels16 = 32639.0f;  // 127 * 256 + 127
+inline constexpr float kLevels8 = 127.0f;
 /// Blocks whose largest magnitude is below this count as zero: its reciprocal would overflow.
 inline constexpr float kSmallestActivation = 1e-30f;
 
-/// Up to kTokensPerPass tokens as two int8 digits.
+/// Bytes of the lookup tables (LookupKernels) of 16 columns.
+inline constexpr int64_t kLookupBytes = 192;
+
+/// Up to kTokensPerPass tokens as one or two int8 digits.
 struct QuantizedTokens {
   int64_t n_tokens = 0;
   const int8_t* high = nullptr;  // [n_tokens, padded columns]: steps in the order of the codes
-  const int8_t* low = nullptr;   // the same shape
+  const int8_t* low = nullptr;   // the same shape; null: x has high digits only
   const float* scale = nullptr;  // [n_tokens, blocks]
-  const float* sum = nullptr;    // [n_tokens, blocks]: Σ high + Σ low / 254
+  const float* sum = nullptr;    // [n_tokens, blocks]: Σ q
   int64_t token_stride = 0;      // padded columns
   int64_t block_stride = 0;      // blocks
+  const uint8_t* tables =
+      nullptr;  // [n_tokens, padded columns / 16, kLookupBytes], for lookups only
 };
 
 /// One row tile of 16 rows. No alignment is assumed.
@@ -84,10 +93,24 @@ struct PackedTile {
   int64_t last_group_steps = 0;
 };
 
+/// Mat-vec of sign planes with 16-bit activations by looking up sums of four columns.
+struct LookupKernels {
+  /// The tables of 32 * n_steps columns: kLookupBytes for every 16.
+  void (*build_tables)(const int8_t* high, const int8_t* low, int64_t n_steps,
+                       uint8_t* tables) noexcept = nullptr;
+  /// y[n_tiles, 16] = the row tiles times one token, which has tables; its digits are not read. The
+  /// same bits as PackedKernels::mat_vec. Tile i is at tile.codes + i * code_stride, tile.scales +
+  /// i * scale_stride.
+  using MatVec = void (*)(const PackedTile& tile, int64_t n_tiles, int64_t code_stride,
+                          int64_t scale_stride, const QuantizedTokens& x, float* y) noexcept;
+  MatVec mat_vec[2] = {};  // by planes - 2
+};
+
 struct PackedKernels {
   const char* name = nullptr;
 
-  /// x[32 * n_steps] as digits, n_steps <= kBlockSteps. Inf or NaN in x makes *scale NaN.
+  /// x[32 * n_steps] as digits, n_steps <= kBlockSteps; low may be null (a8). Inf or NaN in x makes
+  /// *scale NaN.
   void (*quantize_block)(const float* x, int64_t n_steps, int8_t* high, int8_t* low, float* scale,
                          float* sum) noexcept = nullptr;
 
@@ -104,10 +127,13 @@ struct PackedKernels {
                                   uint16_t* out, int64_t row_stride) noexcept;
   DequantizeF32 dequantize_f32[kNPackedFormats] = {};
   DequantizeBf16 dequantize_bf16[kNPackedFormats] = {};
+
+  const LookupKernels* lookup = nullptr;  // null: not on this machine
 };
 
 extern const PackedKernels kPackedKernelsScalar;
 extern const PackedKernels kPackedKernelsAvx2;
 extern const PackedKernels kPackedKernelsAvx512;
+extern const LookupKernels kLookupKernelsAvx512Vbmi;
 
 }  // namespace d2q

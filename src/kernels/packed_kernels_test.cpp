@@ -22,9 +22,10 @@ struct NamedFormat {
 };
 
 constexpr NamedFormat kFormats[] = {
-    {kUniform2, PackedKind::kUniform, 2},       {kUniform3, PackedKind::kUniform, 3},
-    {kUniform4, PackedKind::kUniform, 4},       {kUniform8, PackedKind::kUniform, 8},
-    {kSignPlanes2, PackedKind::kSignPlanes, 2}, {kSignPlanes3, PackedKind::kSignPlanes, 3}};
+    {kUniform2, PackedKind::kUniform, 2},      {kUniform3, PackedKind::kUniform, 3},
+    {kUniform4, PackedKind::kUniform, 4},      {kUniform6, PackedKind::kUniform, 6},
+    {kUniform8, PackedKind::kUniform, 8},      {kSignPlanes2, PackedKind::kSignPlanes, 2},
+    {kSignPlanes3, PackedKind::kSignPlanes, 3}};
 
 /// Gaussian values with a few large outliers, as activations have.
 std::vector<float> random_activations(int64_t n, uint64_t seed) {
@@ -43,10 +44,10 @@ struct Block {
   float sum = 0.0f;
 };
 
-Block quantized(const PackedKernels& kernels, const std::vector<float>& x) {
+Block quantized(const PackedKernels& kernels, const std::vector<float>& x, bool low = true) {
   Block block;
   kernels.quantize_block(x.data(), static_cast<int64_t>(x.size()) / 32, block.high.data(),
-                         block.low.data(), &block.scale, &block.sum);
+                         low ? block.low.data() : nullptr, &block.scale, &block.sum);
   return block;
 }
 
@@ -61,12 +62,14 @@ TEST_P(PackedKernelsTest, QuantizedActivationsHaveTheSameBits) {
       std::vector<float> x = random_activations(n, seed);
       // Powers of ten down to where the block counts as zero.
       for (float& value : x) value *= std::pow(10.0f, 3.0f - static_cast<float>(seed));
-      const Block expected = quantized(kPackedKernelsScalar, x);
-      const Block found = quantized(kernels(), x);
-      ASSERT_EQ(found.high, expected.high);
-      ASSERT_EQ(found.low, expected.low);
-      ASSERT_EQ(std::bit_cast<uint32_t>(found.scale), std::bit_cast<uint32_t>(expected.scale));
-      ASSERT_EQ(std::bit_cast<uint32_t>(found.sum), std::bit_cast<uint32_t>(expected.sum));
+      for (const bool low : {false, true}) {
+        const Block expected = quantized(kPackedKernelsScalar, x, low);
+        const Block found = quantized(kernels(), x, low);
+        ASSERT_EQ(found.high, expected.high);
+        ASSERT_EQ(found.low, expected.low);
+        ASSERT_EQ(std::bit_cast<uint32_t>(found.scale), std::bit_cast<uint32_t>(expected.scale));
+        ASSERT_EQ(std::bit_cast<uint32_t>(found.sum), std::bit_cast<uint32_t>(expected.sum));
+      }
     }
   }
 }
@@ -77,10 +80,19 @@ TEST_P(PackedKernelsTest, QuantizedActivationsAreWithinHalfAStep) {
   float max = 0.0f;
   for (const float value : x) max = std::max(max, std::fabs(value));
   for (size_t i = 0; i < x.size(); ++i) {
-    const double value = block.scale * (block.high[i] + block.low[i] / 254.0);
-    // Half a step of max / 32258, and three roundings of f32 on the way to the integer.
-    EXPECT_NEAR(value, x[i], max * (0.5 / 32258 + 4 * 6e-8)) << i;
+    const double value = block.scale * (256.0 * block.high[i] + block.low[i]);
+    // Half a step of max / 32639, and three roundings of f32 on the way to the integer.
+    EXPECT_NEAR(value, x[i], max * (0.5 / 32639 + 4 * 6e-8)) << i;
   }
+}
+
+TEST_P(PackedKernelsTest, EightBitActivationsAreWithinHalfAStep) {
+  const std::vector<float> x = random_activations(128, 3);
+  const Block block = quantized(kernels(), x, false);
+  float max = 0.0f;
+  for (const float value : x) max = std::max(max, std::fabs(value));
+  for (size_t i = 0; i < x.size(); ++i)
+    EXPECT_NEAR(block.scale * block.high[i], x[i], max * (0.5 / 127 + 4 * 6e-8)) << i;
 }
 
 TEST_P(PackedKernelsTest, NonFiniteActivationsMakeTheScaleNan) {
@@ -111,14 +123,16 @@ struct Tokens {
     const int64_t blocks = (geometry.n_groups - 1) * blocks_of(geometry.group_steps) +
                            blocks_of(geometry.last_group_steps);
     Rng rng(seed);
-    const auto digit = [&]() -> int8_t {
-      if (seed == 0) return 127;
-      if (seed == 1) return -127;
-      return static_cast<int8_t>(static_cast<int>(rng.below(255)) - 127);
+    const auto digit = [&](int lowest) {
+      if (seed == 0) return int8_t{127};
+      if (seed == 1) return static_cast<int8_t>(lowest);
+      const int n_values = 128 - lowest;
+      return static_cast<int8_t>(static_cast<int>(rng.below(static_cast<uint64_t>(n_values))) +
+                                 lowest);
     };
     for (int64_t i = 0; i < n_tokens * padded; ++i) {
-      high.push_back(digit());
-      low.push_back(digit());
+      high.push_back(digit(-127));
+      low.push_back(digit(-128));
     }
     for (int64_t i = 0; i < n_tokens * blocks; ++i) {
       scale.push_back(static_cast<float>(rng.uniform() + 0.1));
@@ -146,16 +160,62 @@ TEST_P(PackedKernelsTest, MatVecHasTheBitsOfTheScalarOne) {
         const PackedTile tile = {w.codes.data(), &w.scales.data()->bits, geometry.n_groups,
                                  geometry.group_steps, geometry.last_group_steps};
         for (int64_t n_tokens = 1; n_tokens <= kTokensPerPass; ++n_tokens) {
-          const Tokens tokens(geometry, n_tokens, seed);
-          std::vector<float> expected(static_cast<size_t>(n_tokens) * 16);
-          std::vector<float> found(expected.size());
-          kPackedKernelsScalar.mat_vec[format.format](tile, tokens.view, expected.data());
-          kernels().mat_vec[format.format](tile, tokens.view, found.data());
-          for (size_t i = 0; i < found.size(); ++i) {
-            ASSERT_EQ(std::bit_cast<uint32_t>(found[i]), std::bit_cast<uint32_t>(expected[i]))
-                << "format " << format.format << " cols " << cols << " group " << group_size
-                << " tokens " << n_tokens << " seed " << seed << " at " << i;
+          Tokens tokens(geometry, n_tokens, seed);
+          for (const int8_t* low : {tokens.view.low, static_cast<const int8_t*>(nullptr)}) {
+            tokens.view.low = low;
+            std::vector<float> expected(static_cast<size_t>(n_tokens) * 16);
+            std::vector<float> found(expected.size());
+            kPackedKernelsScalar.mat_vec[format.format](tile, tokens.view, expected.data());
+            kernels().mat_vec[format.format](tile, tokens.view, found.data());
+            for (size_t i = 0; i < found.size(); ++i) {
+              ASSERT_EQ(std::bit_cast<uint32_t>(found[i]), std::bit_cast<uint32_t>(expected[i]))
+                  << "format " << format.format << " cols " << cols << " group " << group_size
+                  << " tokens " << n_tokens << " seed " << seed << " at " << i
+                  << (low == nullptr ? " a8" : " a16");
+            }
           }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(PackedKernelsTest, LookedUpSumsHaveTheBitsOfTheScalarProducts) {
+  const LookupKernels* lookup = kernels().lookup;
+  if (lookup == nullptr) GTEST_SKIP() << "no lookups under " << kernels().name;
+  for (const int planes : {2, 3}) {
+    for (const auto& [cols, group_size] : {std::pair<int64_t, int64_t>{128, 128},
+                                           {384, 128},
+                                           {96, 32},
+                                           {160, 64},
+                                           {97, 1},
+                                           {1000, 1000},
+                                           {513, 256}}) {
+      // Three row tiles: a pair and one alone.
+      const PackedLayout layout{PackedKind::kSignPlanes, planes, 48, cols, group_size};
+      for (uint64_t seed = 0; seed < 4; ++seed) {
+        PackedStorage w = random_packed(layout, seed);
+        if (seed < 2) std::fill(w.codes.begin(), w.codes.end(), uint8_t{0xff});
+        const PackedGeometry geometry = geometry_of(layout);
+        Tokens tokens(geometry, 1, seed);
+        std::vector<uint8_t> tables(tokens.high.size() / 16 * kLookupBytes);
+        lookup->build_tables(tokens.view.high, tokens.view.low, geometry.tile_steps, tables.data());
+        tokens.view.tables = tables.data();
+        std::vector<float> expected(48), found(48);
+        const auto tile = [&](int64_t i) {
+          return PackedTile{w.codes.data() + i * geometry.tile_code_bytes,
+                            &w.scales[static_cast<size_t>(i * geometry.tile_scales)].bits,
+                            geometry.n_groups, geometry.group_steps, geometry.last_group_steps};
+        };
+        const PackedFormat format = planes == 2 ? kSignPlanes2 : kSignPlanes3;
+        for (int64_t i = 0; i < 3; ++i)
+          kPackedKernelsScalar.mat_vec[format](tile(i), tokens.view, expected.data() + 16 * i);
+        lookup->mat_vec[planes - 2](tile(0), 3, geometry.tile_code_bytes, geometry.tile_scales,
+                                    tokens.view, found.data());
+        for (size_t i = 0; i < found.size(); ++i) {
+          ASSERT_EQ(std::bit_cast<uint32_t>(found[i]), std::bit_cast<uint32_t>(expected[i]))
+              << planes << " planes, cols " << cols << " group " << group_size << " seed " << seed
+              << " at " << i;
         }
       }
     }

@@ -1,6 +1,7 @@
 #include "model/block.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <vector>
 
@@ -39,6 +40,21 @@ void apply(Device& device, const Linear& linear, const Tensor& x, const Tensor& 
   }
 }
 
+void apply_all(Device& device, std::span<const LinearOutput> outputs, const Tensor& x,
+               DType products) {
+  constexpr size_t kMost = 4;
+  std::array<PackedProduct, kMost> packed;
+  size_t n_packed = 0;
+  for (const LinearOutput& output : outputs) {
+    if (output.linear.packed && n_packed < kMost) {
+      packed[n_packed++] = {&*output.linear.packed, &output.linear.bias, &output.y};
+    } else {
+      apply(device, output.linear, x, output.y, products);
+    }
+  }
+  if (n_packed > 0) device.packed_linears(x, std::span(packed).first(n_packed), products);
+}
+
 AttentionProjections project_attention(Device& device, const ModelConfig& config,
                                        const RopeTables& rope, const BlockWeights& w,
                                        const Tensor& h, std::span<const int32_t> positions,
@@ -49,9 +65,8 @@ AttentionProjections project_attention(Device& device, const ModelConfig& config
   result.q = device.allocate(h.rows(), q_width, DType::kF32);
   result.k = device.allocate(h.rows(), kv_width, DType::kF32);
   result.v = device.allocate(h.rows(), kv_width, DType::kF32);
-  apply(device, w.q, h, result.q, products);
-  apply(device, w.k, h, result.k, products);
-  apply(device, w.v, h, result.v, products);
+  const LinearOutput outputs[] = {{w.q, result.q}, {w.k, result.k}, {w.v, result.v}};
+  apply_all(device, outputs, h, products);
   const auto norm = [&](const std::optional<NormParams>& params, Tensor& x, Tensor& plain) {
     if (!params) return;
     plain = x;
@@ -114,12 +129,13 @@ void BlockStages::mlp(const BlockWeights& w, const Tensor& h, const Tensor& m) c
   for_slices(h.rows(), 1, [&](int64_t begin, int64_t count) {
     const Tensor input = h.row_range(begin, count);
     const Tensor up = device_.allocate(count, m.cols(), DType::kF32);
-    apply(device_, w.up, input, up, products_);
     if (gated) {
       const Tensor gate = device_.allocate(count, m.cols(), DType::kF32);
-      apply(device_, w.gate, input, gate, products_);
+      const LinearOutput outputs[] = {{w.gate, gate}, {w.up, up}};
+      apply_all(device_, outputs, input, products_);
       device_.gated_activation(config_.activation, gate, up, m.row_range(begin, count));
     } else {
+      apply(device_, w.up, input, up, products_);
       device_.activation(config_.activation, up, m.row_range(begin, count));
     }
   });

@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 
 #include "kernels/device.h"
 #include "model/config.h"
@@ -15,6 +16,16 @@ namespace d2q {
 
 /// y[T, out] f32 = linear(x). `products`: precision of the expanded panels of packed codes.
 void apply(Device& device, const Linear& linear, const Tensor& x, const Tensor& y, DType products);
+
+/// A linear and where its output goes.
+struct LinearOutput {
+  const Linear& linear;
+  const Tensor& y;
+};
+
+/// apply() for linears that share their input, at once where the device can.
+void apply_all(Device& device, std::span<const LinearOutput> outputs, const Tensor& x,
+               DType products);
 
 struct BlockWeights {
   NormParams attention_norm;

@@ -18,8 +18,13 @@ constexpr int64_t kChunkTokens = 4096;
 
 InputEmbedding::InputEmbedding(Device& device, const WeightSource& source, DType dtype) {
   const Family& family = family_named(source.config().family);
-  tokens_ =
-      load_tensor(device, source, std::string(family.modules.embedding.hf) + ".weight", dtype);
+  const std::string name = std::string(family.modules.embedding.hf) + ".weight";
+  const auto packed = source.packed(name);
+  if (packed && device.embeds_packed()) {
+    packed_tokens_ = device.upload_packed(*packed);
+  } else {
+    tokens_ = load_tensor(device, source, name, dtype);
+  }
   if (family.positions != Positions::kLearned) return;
   positions_ =
       load_tensor(device, source, std::string(family.modules.positions.hf) + ".weight", dtype);
@@ -37,6 +42,13 @@ InputEmbedding InputEmbedding::converted(Device& device, DType dtype) const {
   return result;
 }
 
+InputEmbedding InputEmbedding::with_tokens(const Tensor& tokens) const {
+  InputEmbedding result = *this;
+  result.tokens_ = tokens;
+  result.packed_tokens_.reset();
+  return result;
+}
+
 void InputEmbedding::embed(Device& device, std::span<const int32_t> ids, int64_t sequence_length,
                            int64_t first_position, const Tensor& x) const {
   const auto n = static_cast<int64_t>(ids.size());
@@ -50,8 +62,12 @@ void InputEmbedding::embed(Device& device, std::span<const int32_t> ids, int64_t
   for (int64_t begin = 0; begin < n; begin += kChunkTokens) {
     const int64_t count = std::min(kChunkTokens, n - begin);
     const Tensor rows = x.row_range(begin, count);
-    device.embed(ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), tokens_,
-                 rows);
+    const auto part = ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
+    if (packed_tokens_) {
+      device.embed_packed(part, *packed_tokens_, rows);
+    } else {
+      device.embed(part, tokens_, rows);
+    }
     if (positions_.empty()) continue;
     std::vector<int32_t> positions(static_cast<size_t>(count));
     for (int64_t t = 0; t < count; ++t) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "kernels/device.h"
@@ -14,7 +15,7 @@ namespace d2q {
 class InputEmbedding {
  public:
   InputEmbedding() = default;
-  /// Tables in `dtype`: kF32, kBF16 or kF16.
+  /// Tables in `dtype`: kF32, kBF16 or kF16; a packed embedding stays so where the device can.
   InputEmbedding(Device& device, const WeightSource& source, DType dtype);
 
   /// The same with tables rounded to `dtype`.
@@ -26,11 +27,16 @@ class InputEmbedding {
   void embed(Device& device, std::span<const int32_t> ids, int64_t sequence_length,
              int64_t first_position, const Tensor& x) const;
 
-  /// [vocab, hidden]
+  /// The same with another dense embedding [vocab, hidden].
+  InputEmbedding with_tokens(const Tensor& tokens) const;
+
+  /// [vocab, hidden]; empty where packed_tokens() is there.
   const Tensor& tokens() const noexcept { return tokens_; }
+  const std::optional<PackedTensor>& packed_tokens() const noexcept { return packed_tokens_; }
 
  private:
   Tensor tokens_;
+  std::optional<PackedTensor> packed_tokens_;
   Tensor positions_;  // [max_positions + position_offset, hidden] or empty
   int64_t position_offset_ = 0;
 };

@@ -12,7 +12,8 @@ Tensor load_tensor(Device& device, const WeightSource& source, const std::string
 Linear load_linear(Device& device, const WeightSource& source, const std::string& module,
                    DType dense_dtype) {
   Linear linear;
-  if (const auto packed = source.packed(module + ".weight")) {
+  const auto packed = source.packed(module + ".weight");
+  if (packed && device.runs_packed(packed->layout)) {
     linear.packed = device.upload_packed(*packed);
   } else {
     linear.dense = load_tensor(device, source, module + ".weight", dense_dtype);

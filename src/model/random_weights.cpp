@@ -45,6 +45,7 @@ const std::vector<Shape>& shapes() {
       {"llama3-8b", config_with("llama", 4096, 14336, 32, 32, 8, 128, 128256, 5e5, false)},
       {"llama3-70b", config_with("llama", 8192, 28672, 80, 64, 8, 128, 128256, 5e5, false)},
       {"qwen3-8b", config_with("qwen3", 4096, 12288, 36, 32, 8, 128, 151936, 1e6, false)},
+      {"llama3.2-1b", config_with("llama", 2048, 8192, 16, 32, 8, 64, 128256, 5e5, true)},
       {"smollm2-135m", config_with("llama", 576, 1536, 30, 9, 3, 64, 49152, 1e5, true)}};
   return all;
 }

@@ -1,7 +1,9 @@
 #include "model/transformer.h"
 
 #include <algorithm>
+#include <array>
 #include <numeric>
+#include <optional>
 
 #include "model/attention_projections.h"
 #include "model/input_embedding.h"
@@ -15,6 +17,10 @@ namespace {
 constexpr int64_t kBatchRows = 4096;
 // Tokens of a long prompt that go through the cache at once.
 constexpr int64_t kPrefillTokens = 1024;
+
+std::array<const Linear*, 7> linears_of(const BlockWeights& w) {
+  return {&w.q, &w.k, &w.v, &w.o, &w.gate, &w.up, &w.down};
+}
 
 }  // namespace
 
@@ -45,8 +51,13 @@ struct Transformer::Impl {
       output = load_linear(device, *source, std::string(names.head.hf), products);
     } else {
       const auto packed = source->packed(embedding_module + ".weight");
-      if (packed) output.packed = device.upload_packed(*packed);
-      if (!packed) output.dense = embedding.tokens();
+      if (embedding.packed_tokens()) {
+        output.packed = embedding.packed_tokens();
+      } else if (packed && device.runs_packed(packed->layout)) {
+        output.packed = device.upload_packed(*packed);
+      } else {
+        output.dense = embedding.tokens();
+      }
     }
   }
 
@@ -148,6 +159,17 @@ Transformer::~Transformer() = default;
 
 const ModelConfig& Transformer::config() const noexcept { return impl_->config; }
 
+int64_t Transformer::block_weights() const noexcept {
+  int64_t total = 0;
+  for (const BlockWeights& w : impl_->blocks) {
+    for (const Linear* linear : linears_of(w)) {
+      total += linear->packed ? linear->packed->layout.rows * linear->packed->layout.cols
+                              : linear->dense.size();
+    }
+  }
+  return total;
+}
+
 Tensor Transformer::forward(std::span<const int32_t> ids, int64_t sequence_length) {
   const Tensor hidden = forward_hidden(ids, sequence_length);
   const Tensor logits =
@@ -181,7 +203,9 @@ void Transformer::head(const Tensor& hidden, const Tensor& logits) {
 
 std::unique_ptr<Decoder> Transformer::make_decoder(DecoderCache cache) {
   const DecoderWeights weights{.config = &impl_->config,
-                               .embedding = {.dense = impl_->embedding.tokens(), .packed = {}, .bias = {}},
+                               .embedding = {.dense = impl_->embedding.tokens(),
+                                             .packed = impl_->embedding.packed_tokens(),
+                                             .bias = {}},
                                .blocks = &impl_->blocks,
                                .final_norm = &impl_->final_norm,
                                .output = &impl_->output};

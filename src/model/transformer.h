@@ -37,6 +37,8 @@ class Transformer {
   ~Transformer();
 
   const ModelConfig& config() const noexcept;
+  /// Weights of the blocks' linears.
+  int64_t block_weights() const noexcept;
 
   /// Logits of every position of n equal-length sequences packed one after another:
   /// [ids.size(), vocab_size] f32. No cache.

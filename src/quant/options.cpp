@@ -1,6 +1,7 @@
 #include "quant/options.h"
 
 #include <regex>
+#include <utility>
 
 #include "base/error.h"
 
@@ -124,6 +125,12 @@ void validate(const QuantizeOptions& options) {
            layer.pattern, layer.bits);
     }
     if (layer.group_size != 0) validate_group(layer.group_size, "--layer");
+  }
+  for (const auto& [option, bits] :
+       {std::pair{"--embed-bits", options.embed_bits}, {"--head-bits", options.head_bits}}) {
+    if (bits != 4 && bits != 6 && bits != 8 && bits != 16) {
+      fail(ErrorCode::kInvalidArgument, "{} {}: the choices are 4, 6, 8 and 16", option, bits);
+    }
   }
   for (const std::string& pattern : options.keep) validate_pattern(pattern, "--keep");
 }

@@ -58,6 +58,8 @@ struct QuantizeOptions {
   std::vector<std::string> keep;  // regexes of linears left in f16
   double target_bits = 0.0;  // most bits a weight, scales included; 0 = `bits` for every linear
   std::map<std::string, int> allocated_bits;  // by linear, how target_bits was spent
+  int embed_bits = 16;  // embedding: 4, 6 or 8, rounded to a uniform grid of group_size; 16: f16
+  int head_bits = 16;   // the same for the head; one with tied embeddings has the embedding's
   bool resume = false;
   bool overwrite = false;
   std::string tool_version;

@@ -58,6 +58,14 @@ void add_norm(Device& device, const std::string& name, const NormParams& norm,
   }
 }
 
+void add_packed(const std::string& weight, const PackedLinear& packed,
+                std::vector<ShardTensor>& tensors, std::map<std::string, std::string>& metadata) {
+  const std::vector<SafetensorsSpec> specs = packed_specs(weight, packed.layout);
+  tensors.push_back({specs[0], to_bytes(std::span<const uint8_t>(packed.codes))});
+  tensors.push_back({specs[1], to_bytes(std::span<const Half>(packed.scales))});
+  metadata[packed_layout_key(weight)] = packed_layout_to_string(packed.layout);
+}
+
 void write_shard(const fs::path& path, const std::vector<ShardTensor>& tensors,
                  const std::map<std::string, std::string>& metadata) {
   std::vector<SafetensorsSpec> specs;
@@ -154,11 +162,7 @@ void OutputFolder::write_block(Device& device, const ModelConfig& config, int64_
   for (const StoredLinear& linear : block.linears) {
     const std::string weight = linear.name + ".weight";
     if (linear.solution) {
-      const PackedLinear packed = pack_solution(*linear.solution);
-      std::vector<SafetensorsSpec> specs = packed_specs(weight, packed.layout);
-      tensors.push_back({specs[0], to_bytes(std::span<const uint8_t>(packed.codes))});
-      tensors.push_back({specs[1], to_bytes(std::span<const Half>(packed.scales))});
-      metadata[packed_layout_key(weight)] = packed_layout_to_string(packed.layout);
+      add_packed(weight, pack_solution(*linear.solution), tensors, metadata);
     } else {
       tensors.push_back(
           {{weight, SafetensorsType::kF16, {linear.dense.rows(), linear.dense.cols()}},
@@ -195,7 +199,12 @@ void OutputFolder::write_index_of_finished_blocks() const {
 
 void OutputFolder::write_rest(const std::vector<RestTensor>& rest) {
   std::vector<ShardTensor> tensors;
+  std::map<std::string, std::string> metadata;
   for (const RestTensor& tensor : rest) {
+    if (tensor.packed) {
+      add_packed(tensor.name, *tensor.packed, tensors, metadata);
+      continue;
+    }
     const Matrix<float>& values = tensor.values;
     const std::vector<int64_t> shape = values.rows() == 1
                                            ? std::vector<int64_t>{values.cols()}
@@ -204,7 +213,7 @@ void OutputFolder::write_rest(const std::vector<RestTensor>& rest) {
         {{tensor.name, tensor.half ? SafetensorsType::kF16 : SafetensorsType::kF32, shape},
          tensor.half ? to_half_bytes(values, tensor.name) : to_bytes(values.span())});
   }
-  write_shard(partial_ / shard_name(n_blocks_), tensors, {});
+  write_shard(partial_ / shard_name(n_blocks_), tensors, metadata);
 }
 
 void OutputFolder::finish(const nlohmann::json& report) {

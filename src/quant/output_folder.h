@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,7 +41,8 @@ class OutputFolder {
   struct RestTensor {
     std::string name;
     Matrix<float> values;
-    bool half = false;  // f16, else f32
+    bool half = false;                   // f16, else f32
+    std::optional<PackedLinear> packed;  // in place of values
   };
   void write_rest(const std::vector<RestTensor>& tensors);
 

@@ -7,12 +7,14 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <utility>
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "format/packed_container.h"
+#include "kernels/host_copy.h"
 #include "model/family.h"
 #include "model/input_embedding.h"
 #include "model/load_weights.h"
@@ -21,6 +23,7 @@
 #include "quant/block_quantizer.h"
 #include "quant/calibration.h"
 #include "quant/output_folder.h"
+#include "quant/packed_rest.h"
 #include "quant/prepare.h"
 #include "quant/self_calibration.h"
 #include "text/tokenizer.h"
@@ -92,7 +95,9 @@ json describe(const QuantizeOptions& options) {
           {"layers", layers},
           {"keep", options.keep},
           {"target_bits", options.target_bits},
-          {"allocated_bits", options.allocated_bits}};
+          {"allocated_bits", options.allocated_bits},
+          {"embed_bits", options.embed_bits},
+          {"head_bits", options.head_bits}};
 }
 
 /// Changes when the model does: its configuration, and each weight file's size and content as far
@@ -190,8 +195,20 @@ json describe(const QuantizedBlock& block) {
   return report;
 }
 
-Streams start_streams(Device& device, const WeightSource& source, const QuantizeOptions& options,
-                      const std::vector<int32_t>& ids) {
+/// The embedding as the packed folder has it.
+InputEmbedding stored_embedding(Device& device, ThreadPool& pool, const InputEmbedding& fp,
+                                const QuantizeOptions& options) {
+  const InputEmbedding stored = fp.converted(device, DType::kF16);
+  if (options.embed_bits == 16) return stored;
+  Matrix<float> values = to_host<float>(device, fp.tokens());
+  const PackedLinear packed =
+      round_to_packed(device, pool, values, options.embed_bits, options.group_size);
+  dequantize(packed.view(), values.span());
+  return stored.with_tokens(to_device(device, values, DType::kF32));
+}
+
+Streams start_streams(Device& device, ThreadPool& pool, const WeightSource& source,
+                      const QuantizeOptions& options, const std::vector<int32_t>& ids) {
   Streams streams;
   if (!BlockQuantizer::needs_statistics(options)) return streams;
   const int64_t hidden = source.config().hidden_size;
@@ -202,25 +219,35 @@ Streams start_streams(Device& device, const WeightSource& source, const Quantize
     fp.embed(device, ids, options.sequence_length, 0, streams.fp);
   }
   // The quantized model reads its embedding as stored.
-  const InputEmbedding stored = fp.converted(device, DType::kF16);
+  const InputEmbedding stored = stored_embedding(device, pool, fp, options);
   streams.quantized = device.allocate(n_tokens, hidden, DType::kF32);
   stored.embed(device, ids, options.sequence_length, 0, streams.quantized);
   return streams;
 }
 
 /// Embedding, learned positions, final norm and, where it is not tied, the head.
-std::vector<OutputFolder::RestTensor> rest_of_model(const WeightSource& source,
+std::vector<OutputFolder::RestTensor> rest_of_model(Device& device, ThreadPool& pool,
+                                                    const WeightSource& source,
+                                                    const QuantizeOptions& options,
                                                     const json& last_block) {
+  const auto stored = [&](const std::string& name, int bits) {
+    OutputFolder::RestTensor tensor{name, source.load(name), true, std::nullopt};
+    if (bits != 16) {
+      tensor.packed = round_to_packed(device, pool, tensor.values, bits, options.group_size);
+      tensor.values = Matrix<float>();
+    }
+    return tensor;
+  };
   const ModuleNames& modules = family_named(source.config().family).modules;
   const std::string final_norm(modules.final_norm.hf);
   std::vector<OutputFolder::RestTensor> rest;
   const std::string embedding = std::string(modules.embedding.hf) + ".weight";
-  rest.push_back({embedding, source.load(embedding), true});
+  rest.push_back(stored(embedding, options.embed_bits));
   if (!modules.positions.hf.empty()) {
     const std::string positions = std::string(modules.positions.hf) + ".weight";
-    rest.push_back({positions, source.load(positions), true});
+    rest.push_back({positions, source.load(positions), true, {}});
   }
-  rest.push_back({final_norm + ".weight", source.load(final_norm + ".weight"), false});
+  rest.push_back({final_norm + ".weight", source.load(final_norm + ".weight"), false, {}});
   const std::string bias = final_norm + ".bias";
   if (last_block.contains("final_shift")) {
     const auto shift = last_block["final_shift"].get<std::vector<float>>();
@@ -228,13 +255,13 @@ std::vector<OutputFolder::RestTensor> rest_of_model(const WeightSource& source,
                                ? source.load(bias)
                                : Matrix<float>(1, static_cast<int64_t>(shift.size()), true);
     for (size_t j = 0; j < shift.size(); ++j) values.data()[j] += shift[j];
-    rest.push_back({bias, std::move(values), false});
+    rest.push_back({bias, std::move(values), false, {}});
   } else if (source.has(bias)) {
-    rest.push_back({bias, source.load(bias), false});
+    rest.push_back({bias, source.load(bias), false, {}});
   }
   if (!source.config().tied_embeddings) {
     const std::string head = std::string(modules.head.hf) + ".weight";
-    rest.push_back({head, source.load(head), true});
+    rest.push_back(stored(head, options.head_bits));
   }
   return rest;
 }
@@ -305,6 +332,12 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   }
   const std::shared_ptr<const WeightSource> source = prepare(base, options, pool);
   const ModelConfig& config = source->config();
+  if (config.tied_embeddings && options.embed_bits != options.head_bits) {
+    fail(ErrorCode::kInvalidArgument,
+         "{}: the head is the embedding, so --embed-bits {} and --head-bits {} cannot differ; "
+         "--rotate block or full stores both",
+         model.string(), options.embed_bits, options.head_bits);
+  }
 
   const RopeTables rope =
       make_rope_tables(device, config, std::max<int64_t>(options.sequence_length, 2));
@@ -322,7 +355,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
                       options.resume, options.overwrite);
 
   BlockQuantizer quantizer(device, pool, *source, options, rope);
-  Streams streams = start_streams(device, *source, options, calibration.ids);
+  Streams streams = start_streams(device, pool, *source, options, calibration.ids);
   const Family& family = family_named(config.family);
   const NormParams final_norm =
       load_norm(device, *source, std::string(family.modules.final_norm.hf), family.norm);
@@ -375,7 +408,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
     timings.push_back(std::move(seconds));
   }
   report_progress("write", config.n_layers, config.n_layers, output.string());
-  folder.write_rest(rest_of_model(*source, blocks.back()));
+  folder.write_rest(rest_of_model(device, pool, *source, options, blocks.back()));
   write_tokenizer_files(model, folder.working_path());
 
   // What goes into the folder holds no times: the same run gives the same bytes.

@@ -375,6 +375,45 @@ TEST_F(PipelineTest, MixedBitsStayBelowTheirTargetAndComeNearerToTheModel) {
   EXPECT_NEAR(plan_quantization(model_, options_).bits_per_weight, options_.target_bits, 0.01);
 }
 
+TEST_F(PipelineTest, EmbeddingAndHeadArePackedWhenAskedTo) {
+  options_.bits = 8;
+  options_.rotation = RotationKind::kBlock;
+  run("whole", options_);
+  for (const int bits : {4, 8}) {
+    SCOPED_TRACE(bits);
+    options_.embed_bits = bits;
+    options_.head_bits = 12 - bits;
+    const std::string name = std::to_string(bits);
+    run(name, options_);
+    const std::shared_ptr<const WeightSource> packed = open_model(out(name));
+    const auto embedding = packed->packed("model.embed_tokens.weight");
+    const auto head = packed->packed("lm_head.weight");
+    ASSERT_TRUE(embedding && head);
+    EXPECT_EQ(embedding->layout.bits, bits);
+    EXPECT_EQ(head->layout.bits, 12 - bits);
+    // Integers of 16 bits for activations; the embedding's rows are the same either way.
+    EXPECT_LE(test::relative_difference(logits(packed), logits(std::make_shared<Expanded>(packed))),
+              5e-4);
+    // 15 steps over about five deviations are off by a tenth of a weight's; in the logits of one
+    // of the two matrices.
+    EXPECT_LE(distance_from_model(name), distance_from_model("whole") + 0.2);
+  }
+}
+
+TEST_F(PipelineTest, ATiedHeadHasTheBitsOfTheEmbedding) {
+  ModelConfig config = test::tiny_config();
+  config.tied_embeddings = true;
+  test::write_tiny_model(model_, config);
+  options_.rotation = RotationKind::kNone;
+  options_.embed_bits = 8;
+  EXPECT_THROW(run("different", options_), Error);
+  options_.head_bits = 8;
+  run("same", options_);
+  const std::shared_ptr<const WeightSource> packed = open_model(out("same"));
+  EXPECT_LE(test::relative_difference(logits(packed), logits(std::make_shared<Expanded>(packed))),
+            5e-4);
+}
+
 TEST_F(PipelineTest, EveryLinearKeptIsTheModelInF16) {
   options_.keep = {"."};
   options_.deviation_correction = false;

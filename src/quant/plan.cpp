@@ -118,6 +118,14 @@ class TuningCost {
   int64_t largest_ = 0;  // weights of the largest linear among them
 };
 
+/// The embedding or the head in the packed folder.
+int64_t rest_bytes(const ModelConfig& c, int bits, const QuantizeOptions& options) {
+  if (bits == 16) return 2 * c.vocab_size * c.hidden_size;
+  const PackedLayout layout{PackedKind::kUniform, bits, c.vocab_size, c.hidden_size,
+                            std::min(options.group_size, c.hidden_size)};
+  return codes_bytes(layout) + 2 * scales_count(layout);
+}
+
 }  // namespace
 
 QuantizePlan plan_quantization(const std::filesystem::path& model, const QuantizeOptions& options) {
@@ -160,7 +168,8 @@ QuantizePlan plan_quantization(const std::filesystem::path& model, const Quantiz
   const bool learned = family_named(c.family).positions == Positions::kLearned;
   const int64_t embedding = c.vocab_size * c.hidden_size;
   const int64_t positions = learned ? c.max_positions * c.hidden_size : 0;
-  plan.output_bytes += packed_bytes + 2 * (embedding * (untied ? 2 : 1) + positions) +
+  plan.output_bytes += packed_bytes + 2 * positions + rest_bytes(c, options.embed_bits, options) +
+                       (untied ? rest_bytes(c, options.head_bits, options) : 0) +
                        8 * c.hidden_size * (2 * c.n_layers + 1);
 
   const int64_t tokens = options.samples * options.sequence_length;

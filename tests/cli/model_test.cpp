@@ -104,6 +104,42 @@ TEST_F(ModelCommands, RunRepeatsItselfForOneSeed) {
   EXPECT_NE(first.at("tokens"), generate("6").at("tokens"));
 }
 
+TEST_F(ModelCommands, BenchReportsRatesAndYardsticks) {
+  const auto decode =
+      parse(run_d2quant({"bench", "decode", model_, "--steps", "4", "--context", "3", "--repeats",
+                         "2", "--threads", "2", "--device", "cpu", "--json"}))
+          .at("generating");
+  EXPECT_EQ(decode.at("tokens_per_second").at("values").size(), 2u);
+  EXPECT_GT(decode.at("bytes_per_token").get<int64_t>(), 0);
+  EXPECT_GT(decode.at("read_bytes_per_second").at("median").get<double>(), 0.0);
+  const auto prefill = parse(run_d2quant({"bench", "prefill", model_, "--tokens", "32", "--repeats",
+                                          "2", "--threads", "2", "--device", "cpu", "--json"}));
+  EXPECT_GT(prefill.at("flops").get<double>(), 0.0);
+  EXPECT_GT(prefill.at("gemm_flops").at("median").get<double>(), 0.0);
+  const auto text = run_d2quant({"bench", "decode", model_, "--steps", "2", "--context", "2",
+                                 "--repeats", "1", "--device", "cpu"});
+  EXPECT_NE(text.out.find("of a read loop"), std::string::npos) << text.out << text.err;
+}
+
+TEST_F(ModelCommands, BenchKernelsListsFormats) {
+  const auto json =
+      parse(run_d2quant({"bench", "kernels", "--mb", "1", "--columns", "512", "--repeats", "1",
+                         "--threads", "1", "--act", "a8", "--json"}));
+  EXPECT_EQ(json.at("activations"), "a8");
+  EXPECT_EQ(json.at("kernels").size() % 7, 0u);
+}
+
+TEST_F(ModelCommands, EightBitActivationsAndPackedEmbeddingsRun) {
+  parse(run_d2quant(
+      quantize_arguments({"--embed-bits", "8", "--head-bits", "4", "--no-progress", "--json"})));
+  const auto generate = [&](const std::string& act) {
+    return parse(run_d2quant({"run", output_, "-p", "the cat", "-n", "8", "--temp", "0",
+                              "--ignore-eos", "--act", act, "--json"}));
+  };
+  EXPECT_EQ(generate("a8").at("tokens").size(), 8u);
+  EXPECT_EQ(generate("a16").at("tokens").size(), 8u);
+}
+
 TEST_F(ModelCommands, RunRefusesOptionsOutOfRange) {
   const auto result = run_d2quant({"run", model_, "-p", "x", "--top-p", "1.5"});
   EXPECT_EQ(result.exit_code, 2);

@@ -1,9 +1,9 @@
 # An inline function or template that an AVX object emits as a weak symbol may be the copy that the
 # linker keeps for the whole program, which then dies with SIGILL on an older processor. So the
-# objects of avx2/, avx512/ and avx512bf16/ must hold no weak symbol of their own.
+# objects of avx2/, avx512/, avx512vbmi/ and avx512bf16/ must hold no weak symbol of their own.
 #   cmake -DNM=nm -DOBJECTS="a.o|b.o" -P check.cmake
 string(REPLACE "|" ";" objects "${OBJECTS}")
-list(FILTER objects INCLUDE REGEX "/(avx2|avx512|avx512bf16)/")
+list(FILTER objects INCLUDE REGEX "/(avx2|avx512|avx512vbmi|avx512bf16)/")
 list(LENGTH objects n_objects)
 if(n_objects LESS 2)
   message(FATAL_ERROR "only ${n_objects} ISA objects among: ${OBJECTS}")

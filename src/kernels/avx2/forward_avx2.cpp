@@ -101,10 +101,10 @@ inline Vec scale_by_power(Vec a, Vec n) {
 
 }  // namespace
 
-const ForwardKernels kForwardAvx2 = {"avx2",       f32_to_bf16, bf16_to_f32, f32_to_f16, f16_to_f32,
-                                     rms_norm,     layer_norm,  rotate,      maximum,    exp_sum,
-                                     exp_sum_bf16, scale,       silu,        gelu_tanh,  add,
-                                     multiply_add, dot_f32,     dot_bf16};
+const ForwardKernels kForwardAvx2 = {
+    "avx2", f32_to_bf16,  bf16_to_f32, f32_to_f16,   f16_to_f32, rms_norm,    layer_norm,
+    rotate, maximum,      exp_sum,     exp_sum_bf16, scale,      silu,        gelu_tanh,
+    add,    multiply_add, dot_f32,     dot_bf16,     score_keys, weigh_values};
 
 const GradientKernels kGradientAvx2 = {silu_gradient, gelu_tanh_gradient, softmax_gradient,
                                        softmax_gradient_bf16, norm_gradient};

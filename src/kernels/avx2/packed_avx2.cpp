@@ -1,9 +1,9 @@
 // The packed kernels with AVX2: vpmaddubsw instead of vpdpbusd, 8 rows at a time (half a tile).
 //
 // vpmaddubsw adds two byte products in int16 and saturates, so int16 accumulators hold as many
-// column quads as their largest sum allows: code * 127 * 2 a quad, 32767 in all. 2-bit codes and
-// planes (value <= 3): 4 steps of 8 quads, 24384; 3-bit codes: 2 steps, 28448; nibbles: 1 step,
-// 30480. 8-bit codes are taken as two nibbles.
+// column quads as their largest sum allows: code * 128 * 2 a quad, 32767 in all. 2-bit codes and
+// planes (value <= 3): 4 steps of 8 quads, 24576; 3-bit codes: 2 steps, 28672; nibbles: 1 step,
+// 30720. 6- and 8-bit codes are taken as a nibble and the rest.
 #include <immintrin.h>
 
 #include <cstdint>
@@ -62,25 +62,23 @@ void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, 
   __builtin_memcpy(&max, &largest_bits, 4);
   const bool finite = largest_bits < 0x7f800000u;
   const bool zero = !finite || max < kSmallestActivation;
-  const __m256 inverse = _mm256_set1_ps(zero ? 0.0f : kActivationLevels / max);
-  const __m256 low_digit = _mm256_set1_ps(kLowDigit);
-  const __m256i base = _mm256_set1_epi32(254);
+  const float levels = low == nullptr ? kLevels8 : kLevels16;
+  const __m256 inverse = _mm256_set1_ps(zero ? 0.0f : levels / max);
   const __m256i keep = _mm256_set1_epi32(finite ? -1 : 0);
-  __m256i high_sum = _mm256_setzero_si256();
-  __m256i low_sum = _mm256_setzero_si256();
+  __m256i total = _mm256_setzero_si256();
   for (int64_t i = 0; i < n_vectors; ++i) {
     const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse);
     const __m256i q = _mm256_and_si256(_mm256_cvtps_epi32(scaled), keep);
-    const __m256i h = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(q), low_digit));
-    const __m256i l = _mm256_sub_epi32(q, _mm256_mullo_epi32(h, base));
-    high_sum = _mm256_add_epi32(high_sum, h);
-    low_sum = _mm256_add_epi32(low_sum, l);
+    total = _mm256_add_epi32(total, q);
+    __m256i h = q;
+    if (low != nullptr) {
+      h = _mm256_srai_epi32(_mm256_add_epi32(q, _mm256_set1_epi32(128)), 8);
+      store_digits(low + 8 * i, _mm256_sub_epi32(q, _mm256_slli_epi32(h, 8)));
+    }
     store_digits(high + 8 * i, h);
-    store_digits(low + 8 * i, l);
   }
-  *scale = finite ? (zero ? 0.0f : max * (1.0f / 127.0f)) : __builtin_nanf("");
-  *sum = __builtin_fmaf(static_cast<float>(sum_lanes(low_sum)), kLowDigit,
-                        static_cast<float>(sum_lanes(high_sum)));
+  *scale = finite ? (zero ? 0.0f : max * (1.0f / levels)) : __builtin_nanf("");
+  *sum = static_cast<float>(sum_lanes(total));
 }
 
 __m256i load_half_atom(const uint8_t* atom) noexcept {
@@ -103,44 +101,50 @@ void pin(__m256i& sum) noexcept { asm("" : "+x"(sum)); }
 
 /// Integer dot products of one block and 8 rows. Plane 1 is kept doubled: its bit is used where it
 /// stands, as the value 2. For 8-bit codes, plane 0 is the low and plane 1 the high nibble.
-template <PackedFormat kFormat, int kTokens>
+template <PackedFormat kFormat, int kTokens, int kDigits>
 struct BlockDots {
   static constexpr int kBits = kBitsOf<kFormat>;
-  static constexpr int kPlanes = is_sign_planes(kFormat) ? kBits : kBits == 8 ? 2 : 1;
+  static constexpr int kPlanes = is_sign_planes(kFormat) ? kBits : kBits >= 6 ? 2 : 1;
   static constexpr int64_t kStepsInInt16 = kBits == 2 || is_sign_planes(kFormat) ? 4
                                            : kBits == 3                          ? 2
                                                                                  : 1;
-  __m256i high[kTokens][kPlanes];  // int16 pairs while adding steps
-  __m256i low[kTokens][kPlanes];
+  __m256i sums[kTokens][kDigits][kPlanes];  // int16 pairs while adding steps
 
-  void clear() noexcept {
+  template <typename Visit>
+  void for_each_sum(Visit visit) noexcept {
     D2Q_UNROLL
     for (int t = 0; t < kTokens; ++t) {
       D2Q_UNROLL
-      for (int k = 0; k < kPlanes; ++k) high[t][k] = low[t][k] = _mm256_setzero_si256();
+      for (int d = 0; d < kDigits; ++d) {
+        D2Q_UNROLL
+        for (int k = 0; k < kPlanes; ++k) visit(sums[t][d][k], t, d, k);
+      }
     }
   }
 
-  void add(const __m256i* values, const int8_t* x_high, const int8_t* x_low,
-           int64_t stride) noexcept {
+  void clear() noexcept {
+    for_each_sum([](__m256i& sum, int, int, int) { sum = _mm256_setzero_si256(); });
+  }
+
+  void add(const __m256i* values, const QuantizedTokens& x, int64_t column) noexcept {
     D2Q_UNROLL
     for (int t = 0; t < kTokens; ++t) {
-      const __m256i h = broadcast_columns(x_high + t * stride);
-      const __m256i l = broadcast_columns(x_low + t * stride);
       D2Q_UNROLL
-      for (int k = 0; k < kPlanes; ++k) {
-        high[t][k] = _mm256_add_epi16(high[t][k], _mm256_maddubs_epi16(values[k], h));
-        low[t][k] = _mm256_add_epi16(low[t][k], _mm256_maddubs_epi16(values[k], l));
-        pin(high[t][k]);
-        pin(low[t][k]);
+      for (int d = 0; d < kDigits; ++d) {
+        const int8_t* digits = d == 0 ? x.high : x.low;
+        const __m256i four = broadcast_columns(digits + t * x.token_stride + column);
+        D2Q_UNROLL
+        for (int k = 0; k < kPlanes; ++k) {
+          sums[t][d][k] = _mm256_add_epi16(sums[t][d][k], _mm256_maddubs_epi16(values[k], four));
+          pin(sums[t][d][k]);
+        }
       }
     }
   }
 
   /// `step` points at the half's 32 bytes of the step's first atom.
-  void add_step(const uint8_t* step, const int8_t* x_high, const int8_t* x_low,
-                int64_t stride) noexcept {
-    constexpr int kField = kBits == 3 ? 2 : kBits;
+  void add_step(const uint8_t* step, const QuantizedTokens& x, int64_t column) noexcept {
+    constexpr int kField = kBits == 3 ? 2 : kBits == 6 ? 4 : kBits;
     constexpr int kPositions = 8 / kField;
     __m256i third = _mm256_setzero_si256();
     if constexpr (kBits == 3) third = load_half_atom(step + 2 * kAtomBytes);
@@ -164,57 +168,33 @@ struct BlockDots {
               bit <= 2 ? _mm256_slli_epi32(third, 2 - bit) : _mm256_srli_epi32(third, bit - 2);
           values[0] = _mm256_or_si256(_mm256_and_si256(shifted, _mm256_set1_epi8(4)),
                                       _mm256_and_si256(field, _mm256_set1_epi8(3)));
+        } else if constexpr (kBits == 6) {
+          const __m256i top = load_half_atom(step + (4 + bit / 4) * kAtomBytes);
+          values[0] = _mm256_and_si256(field, _mm256_set1_epi8(15));
+          values[1] = _mm256_and_si256(_mm256_srli_epi32(top, bit % 4 * 2), _mm256_set1_epi8(3));
         } else if constexpr (kBits == 8) {
           values[0] = _mm256_and_si256(field, _mm256_set1_epi8(15));
           values[1] = _mm256_and_si256(_mm256_srli_epi32(field, 4), _mm256_set1_epi8(15));
         } else {
           values[0] = _mm256_and_si256(field, _mm256_set1_epi8((1 << kBits) - 1));
         }
-        const int64_t column = 4 * bit;
-        add(values, x_high + column, x_low + column, stride);
+        add(values, x, column + 4 * bit);
       }
     }
   }
 
   /// int16 pairs to int32 rows.
   void widen() noexcept {
-    const __m256i ones = _mm256_set1_epi16(1);
-    D2Q_UNROLL
-    for (int t = 0; t < kTokens; ++t) {
-      D2Q_UNROLL
-      for (int k = 0; k < kPlanes; ++k) {
-        high[t][k] = _mm256_madd_epi16(high[t][k], ones);
-        low[t][k] = _mm256_madd_epi16(low[t][k], ones);
-      }
-    }
+    for_each_sum(
+        [](__m256i& sum, int, int, int) { sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); });
   }
 
-  void add_widened(const BlockDots& other) noexcept {
-    D2Q_UNROLL
-    for (int t = 0; t < kTokens; ++t) {
-      D2Q_UNROLL
-      for (int k = 0; k < kPlanes; ++k) {
-        high[t][k] = _mm256_add_epi32(high[t][k], other.high[t][k]);
-        low[t][k] = _mm256_add_epi32(low[t][k], other.low[t][k]);
-      }
-    }
-  }
-
-  void merge_nibbles() noexcept {
-    D2Q_UNROLL
-    for (int t = 0; t < kTokens; ++t) {
-      high[t][0] = _mm256_add_epi32(high[t][0], _mm256_slli_epi32(high[t][1], 4));
-      low[t][0] = _mm256_add_epi32(low[t][0], _mm256_slli_epi32(low[t][1], 4));
-    }
-  }
-
-  void add_block(const uint8_t* step, int64_t n_steps, const int8_t* x_high, const int8_t* x_low,
-                 int64_t stride) noexcept {
+  void add_block(const uint8_t* step, int64_t n_steps, const QuantizedTokens& x,
+                 int64_t column) noexcept {
     clear();
     if (n_steps <= kStepsInInt16) {
       for (int64_t s = 0; s < n_steps; ++s) {
-        add_step(step + s * kStepBytesOf<kFormat>, x_high + s * kStepColumns,
-                 x_low + s * kStepColumns, stride);
+        add_step(step + s * kStepBytesOf<kFormat>, x, column + s * kStepColumns);
       }
       widen();
     } else {
@@ -223,19 +203,30 @@ struct BlockDots {
         part.clear();
         const int64_t end = begin + kStepsInInt16 < n_steps ? begin + kStepsInInt16 : n_steps;
         for (int64_t s = begin; s < end; ++s) {
-          part.add_step(step + s * kStepBytesOf<kFormat>, x_high + s * kStepColumns,
-                        x_low + s * kStepColumns, stride);
+          part.add_step(step + s * kStepBytesOf<kFormat>, x, column + s * kStepColumns);
         }
         part.widen();
-        add_widened(part);
+        for_each_sum([&part](__m256i& sum, int t, int d, int k) {
+          sum = _mm256_add_epi32(sum, part.sums[t][d][k]);
+        });
       }
     }
-    if constexpr (kBits == 8) merge_nibbles();
   }
 
   __m256 dot(int t, int k) const noexcept {
-    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(low[t][k]), _mm256_set1_ps(kLowDigit),
-                           _mm256_cvtepi32_ps(high[t][k]));
+    __m256i digits[kDigits];
+    D2Q_UNROLL
+    for (int d = 0; d < kDigits; ++d) {
+      digits[d] = sums[t][d][k];
+      // What stands above the low nibbles.
+      if constexpr (kBits >= 6) {
+        digits[d] = _mm256_add_epi32(digits[d], _mm256_slli_epi32(sums[t][d][1], 4));
+      }
+    }
+    if constexpr (kDigits == 2) {
+      digits[0] = _mm256_add_epi32(_mm256_slli_epi32(digits[0], 8), digits[1]);
+    }
+    return _mm256_cvtepi32_ps(digits[0]);
   }
 };
 
@@ -245,15 +236,13 @@ void prefetch(const uint8_t* begin, int64_t n_bytes) noexcept {
   }
 }
 
-template <PackedFormat kFormat, int kTokens>
-void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, int64_t first_token,
-                    float* y) noexcept {
+template <PackedFormat kFormat, int kTokens, int kDigits>
+void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept {
   constexpr int64_t kStepBytes = kStepBytesOf<kFormat>;
   constexpr int kParams = n_params_of(kFormat);
   const uint8_t* step = tile.codes;
-  const int8_t* high = x.high + first_token * x.token_stride;
-  const int8_t* low = x.low + first_token * x.token_stride;
-  int64_t block = first_token * x.block_stride;
+  int64_t column = 0;
+  int64_t block = 0;
   __m256 out[kTokens][2];
   D2Q_UNROLL
   for (int t = 0; t < kTokens; ++t) out[t][0] = out[t][1] = _mm256_setzero_ps();
@@ -266,8 +255,8 @@ void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, int64_t fi
       prefetch(step, n_steps * kStepBytes);
       D2Q_UNROLL
       for (int half = 0; half < 2; ++half) {
-        BlockDots<kFormat, kTokens> dots;
-        dots.add_block(step + half * kHalfAtomBytes, n_steps, high, low, x.token_stride);
+        BlockDots<kFormat, kTokens, kDigits> dots;
+        dots.add_block(step + half * kHalfAtomBytes, n_steps, x, column);
         __m256 params[kParams];
         D2Q_UNROLL
         for (int k = 0; k < kParams; ++k) {
@@ -281,7 +270,7 @@ void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, int64_t fi
             D2Q_UNROLL
             for (int k = 0; k < kParams; ++k) {
               const __m256 dot = dots.dot(t, k);
-              // Plane 1 is doubled already, which commutes with rounding.
+              // Plane 1 is doubled already.
               const __m256 centred = k == 1 ? _mm256_sub_ps(dot, sum)
                                             : _mm256_fmsub_ps(_mm256_set1_ps(2.0f), dot, sum);
               out[t][half] =
@@ -294,8 +283,7 @@ void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, int64_t fi
         }
       }
       step += n_steps * kStepBytes;
-      high += n_steps * kStepColumns;
-      low += n_steps * kStepColumns;
+      column += n_steps * kStepColumns;
     }
   }
   D2Q_UNROLL
@@ -306,13 +294,23 @@ void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, int64_t fi
 }
 
 /// Two tokens at a time: more would spill the 16 registers.
+template <PackedFormat kFormat, int kDigits>
+void mat_vec_digits(QuantizedTokens x, const PackedTile& tile, float* y) noexcept {
+  for (; x.n_tokens >= 2; x.n_tokens -= 2) {
+    mat_vec_tokens<kFormat, 2, kDigits>(tile, x, y);
+    x.high += 2 * x.token_stride;
+    if (kDigits == 2) x.low += 2 * x.token_stride;
+    x.scale += 2 * x.block_stride;
+    x.sum += 2 * x.block_stride;
+    y += 2 * kRows;
+  }
+  if (x.n_tokens == 1) mat_vec_tokens<kFormat, 1, kDigits>(tile, x, y);
+}
+
 template <PackedFormat kFormat>
 void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept {
-  int64_t token = 0;
-  for (; token + 2 <= x.n_tokens; token += 2) {
-    mat_vec_tokens<kFormat, 2>(tile, x, token, y + token * kRows);
-  }
-  if (token < x.n_tokens) mat_vec_tokens<kFormat, 1>(tile, x, token, y + token * kRows);
+  if (x.low == nullptr) return mat_vec_digits<kFormat, 1>(x, tile, y);
+  mat_vec_digits<kFormat, 2>(x, tile, y);
 }
 
 /// f32 bits rounded to bf16 in the low halves, nearest even; NaN becomes a quiet NaN.
@@ -341,10 +339,13 @@ __m256i row_codes(const uint8_t* step, int64_t row, int part) noexcept {
     const uint8_t* atom = base + part * 2 * kAtomBytes;
     return _mm256_cvtepu8_epi32(
         _mm_set_epi32(0, 0, load_dword(atom + kAtomBytes), load_dword(atom)));
-  } else if constexpr (kBits == 4) {
+  } else if constexpr (kBits == 4 || kBits == 6) {
     const __m256i dword = _mm256_set1_epi32(load_dword(base + part * kAtomBytes));
     const __m256i codes = _mm256_srlv_epi32(dword, _mm256_set_epi32(28, 20, 12, 4, 24, 16, 8, 0));
-    return _mm256_and_si256(codes, _mm256_set1_epi32(15));
+    const __m256i low = _mm256_and_si256(codes, _mm256_set1_epi32(15));
+    if constexpr (kBits == 4) return low;
+    const __m256i top = row_codes<kUniform2>(step + 4 * kAtomBytes, row, part);
+    return _mm256_or_si256(low, _mm256_slli_epi32(top, 4));
   } else {
     const __m256i dword = _mm256_set1_epi32(load_dword(base + part / 2 * kAtomBytes));
     const __m256i shifts = _mm256_add_epi32(_mm256_set_epi32(26, 18, 10, 2, 24, 16, 8, 0),
@@ -419,13 +420,14 @@ void dequantize(const uint8_t* codes, const uint16_t* scales, int64_t n_steps, O
 const PackedKernels kPackedKernelsAvx2 = {
     "avx2",
     quantize_block,
-    {mat_vec<kUniform2>, mat_vec<kUniform3>, mat_vec<kUniform4>, mat_vec<kUniform8>,
-     mat_vec<kSignPlanes2>, mat_vec<kSignPlanes3>},
+    {mat_vec<kUniform2>, mat_vec<kUniform3>, mat_vec<kUniform4>, mat_vec<kUniform6>,
+     mat_vec<kUniform8>, mat_vec<kSignPlanes2>, mat_vec<kSignPlanes3>},
     {dequantize<kUniform2, float>, dequantize<kUniform3, float>, dequantize<kUniform4, float>,
-     dequantize<kUniform8, float>, dequantize<kSignPlanes2, float>,
+     dequantize<kUniform6, float>, dequantize<kUniform8, float>, dequantize<kSignPlanes2, float>,
      dequantize<kSignPlanes3, float>},
     {dequantize<kUniform2, uint16_t>, dequantize<kUniform3, uint16_t>,
-     dequantize<kUniform4, uint16_t>, dequantize<kUniform8, uint16_t>,
-     dequantize<kSignPlanes2, uint16_t>, dequantize<kSignPlanes3, uint16_t>}};
+     dequantize<kUniform4, uint16_t>, dequantize<kUniform6, uint16_t>,
+     dequantize<kUniform8, uint16_t>, dequantize<kSignPlanes2, uint16_t>,
+     dequantize<kSignPlanes3, uint16_t>}};
 
 }  // namespace d2q

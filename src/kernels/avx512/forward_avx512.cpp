@@ -85,9 +85,9 @@ inline Vec scale_by_power(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }
 }  // namespace
 
 const ForwardKernels kForwardAvx512 = {
-    "avx512",   f32_to_bf16, bf16_to_f32, f32_to_f16,   f16_to_f32,   rms_norm,
-    layer_norm, rotate,      maximum,     exp_sum,      exp_sum_bf16, scale,
-    silu,       gelu_tanh,   add,         multiply_add, dot_f32,      dot_bf16};
+    "avx512", f32_to_bf16,  bf16_to_f32, f32_to_f16,   f16_to_f32, rms_norm,    layer_norm,
+    rotate,   maximum,      exp_sum,     exp_sum_bf16, scale,      silu,        gelu_tanh,
+    add,      multiply_add, dot_f32,     dot_bf16,     score_keys, weigh_values};
 
 const GradientKernels kGradientAvx512 = {silu_gradient, gelu_tanh_gradient, softmax_gradient,
                                          softmax_gradient_bf16, norm_gradient};

@@ -36,31 +36,27 @@ void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, 
   __builtin_memcpy(&max, &largest_bits, 4);
   const bool finite = largest_bits < 0x7f800000u;
   const bool zero = !finite || max < kSmallestActivation;
-  const __m512 inverse = _mm512_set1_ps(zero ? 0.0f : kActivationLevels / max);
-  const __m512 low_digit = _mm512_set1_ps(kLowDigit);
-  const __m512i base = _mm512_set1_epi32(254);
+  const float levels = low == nullptr ? kLevels8 : kLevels16;
+  const __m512 inverse = _mm512_set1_ps(zero ? 0.0f : levels / max);
   const __mmask16 keep = finite ? __mmask16(0xffff) : __mmask16(0);
-  __m512i high_sum = _mm512_setzero_si512();
-  __m512i low_sum = _mm512_setzero_si512();
+  __m512i total = _mm512_setzero_si512();
   for (int64_t i = 0; i < n_vectors; ++i) {
     const __m512i q =
         _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(_mm512_loadu_ps(x + 16 * i), inverse));
-    const __m512i h = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(q), low_digit));
-    const __m512i l = _mm512_sub_epi32(q, _mm512_mullo_epi32(h, base));
-    high_sum = _mm512_add_epi32(high_sum, h);
-    low_sum = _mm512_add_epi32(low_sum, l);
+    total = _mm512_add_epi32(total, q);
+    __m512i h = q;
+    if (low != nullptr) {
+      h = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
+      // The low byte of q is q - 256 h already.
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(low + 16 * i), _mm512_cvtepi32_epi8(q));
+    }
     _mm_storeu_si128(reinterpret_cast<__m128i*>(high + 16 * i), _mm512_cvtepi32_epi8(h));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(low + 16 * i), _mm512_cvtepi32_epi8(l));
   }
-  *scale = finite ? (zero ? 0.0f : max * (1.0f / 127.0f)) : __builtin_nanf("");
-  *sum = __builtin_fmaf(static_cast<float>(_mm512_reduce_add_epi32(low_sum)), kLowDigit,
-                        static_cast<float>(_mm512_reduce_add_epi32(high_sum)));
+  *scale = finite ? (zero ? 0.0f : max * (1.0f / levels)) : __builtin_nanf("");
+  *sum = static_cast<float>(_mm512_reduce_add_epi32(total));
 }
 
-__m512i load_atom(const uint8_t* atom) noexcept {
-  _mm_prefetch(reinterpret_cast<const char*>(atom + kPrefetchBytes), _MM_HINT_T0);
-  return _mm512_loadu_si512(atom);
-}
+__m512i byte_mask(int bits) noexcept { return _mm512_set1_epi8(static_cast<char>(bits)); }
 
 __m512i broadcast_columns(const int8_t* x) noexcept {
   int32_t four = 0;
@@ -72,102 +68,149 @@ __m512 load_half16(const uint16_t* halves) noexcept {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
 }
 
-/// Integer dot products of one block, for kTokens tokens. Plane 1 is kept doubled: its bit is used
-/// where it stands, as the value 2. Column quads take turns on kChains sums, since vpdpbusd has a
-/// latency of 4 to 5 cycles and one or two start each cycle.
-template <PackedFormat kFormat, int kTokens>
+/// Integer dot products of one block, for kTokens tokens and kDigits digits of x. Plane 1 is kept
+/// doubled: its bit is used where it stands, as the value 2. Atoms take turns on kChains sums,
+/// since vpdpbusd has a latency of 4 to 5 cycles and one or two start each cycle.
+///
+/// Fields of 1 or 2 or 4 bits stay where they stand in their byte and only lose the other fields:
+/// vpdpbusd takes 4^p times the code as well as the code. All atoms pass once for each position p,
+/// the highest first, and the sums are shifted down between passes, which is exact: the next
+/// position's multiples follow on theirs. That spares a shift of the codes for every position.
+template <PackedFormat kFormat, int kTokens, int kDigits>
 struct BlockDots {
-  static constexpr int kPlanes = is_sign_planes(kFormat) ? kBitsOf<kFormat> : 1;
-  static constexpr int kSums = kTokens * kPlanes;
-  static constexpr int kChains = kSums == 1 ? 4 : kSums <= 3 ? 2 : 1;
-  __m512i high[kChains][kTokens][kPlanes];
-  __m512i low[kChains][kTokens][kPlanes];
+  static constexpr int kBits = kBitsOf<kFormat>;
+  static constexpr int kField = kBits == 3 ? 2 : kBits == 6 ? 4 : kBits;
+  static constexpr int kAtoms = kField;          // atoms of 2-, 4- or 8-bit fields a step
+  static constexpr int kPositions = 8 / kField;  // fields of a byte
+  static constexpr int kPlanes = is_sign_planes(kFormat) ? kBits : 1;
+  static constexpr int kSums = kTokens * kDigits * kPlanes;
+  static constexpr int kChains = kSums <= 2 ? 4 : kSums <= 6 ? 2 : 1;
+  __m512i sums[kChains][kTokens][kDigits][kPlanes];
 
-  void clear() noexcept {
+  template <typename Visit>
+  void for_each_sum(Visit visit) noexcept {
     D2Q_UNROLL
     for (int c = 0; c < kChains; ++c) {
       D2Q_UNROLL
       for (int t = 0; t < kTokens; ++t) {
         D2Q_UNROLL
-        for (int k = 0; k < kPlanes; ++k) high[c][t][k] = low[c][t][k] = _mm512_setzero_si512();
+        for (int d = 0; d < kDigits; ++d) {
+          D2Q_UNROLL
+          for (int k = 0; k < kPlanes; ++k) visit(sums[c][t][d][k], k);
+        }
       }
     }
   }
 
-  /// values[k]: unsigned bytes, four columns a lane; x: the same four columns.
-  void add(int chain, const __m512i* values, const int8_t* x_high, const int8_t* x_low,
-           int64_t stride) noexcept {
+  /// values[k]: unsigned bytes, four columns a lane; `column` of the block: the first of the four.
+  void add(int chain, const __m512i* values, const QuantizedTokens& x, int64_t column) noexcept {
     D2Q_UNROLL
     for (int t = 0; t < kTokens; ++t) {
-      const __m512i h = broadcast_columns(x_high + t * stride);
-      const __m512i l = broadcast_columns(x_low + t * stride);
       D2Q_UNROLL
-      for (int k = 0; k < kPlanes; ++k) {
-        high[chain][t][k] = _mm512_dpbusd_epi32(high[chain][t][k], values[k], h);
-        low[chain][t][k] = _mm512_dpbusd_epi32(low[chain][t][k], values[k], l);
+      for (int d = 0; d < kDigits; ++d) {
+        const int8_t* digits = d == 0 ? x.high : x.low;
+        const __m512i four = broadcast_columns(digits + t * x.token_stride + column);
+        D2Q_UNROLL
+        for (int k = 0; k < kPlanes; ++k) {
+          sums[chain][t][d][k] = _mm512_dpbusd_epi32(sums[chain][t][d][k], values[k], four);
+        }
       }
     }
   }
 
-  void add_step(const uint8_t* step, const int8_t* x_high, const int8_t* x_low,
-                int64_t stride) noexcept {
-    constexpr int kBits = kBitsOf<kFormat>;
-    constexpr int kField = kBits == 3 ? 2 : kBits;
-    constexpr int kAtoms = kField;          // atoms of 2-, 4- or 8-bit fields
-    constexpr int kPositions = 8 / kField;  // fields of a byte
-    __m512i third = _mm512_setzero_si512();
-    if constexpr (kBits == 3) third = load_atom(step + 2 * kAtomBytes);
+  void add_atom(const uint8_t* step, int atom, int position, int chain, const QuantizedTokens& x,
+                int64_t column) noexcept {
+    const __m512i codes = _mm512_loadu_si512(step + atom * kAtomBytes);
+    const int bit = atom * kPositions + position;  // of the third plane
+    const int shift = position * kField;
+    __m512i values[3];
+    if constexpr (is_sign_planes(kFormat)) {
+      values[0] = _mm512_and_si512(codes, byte_mask(1 << shift));
+      values[1] = _mm512_and_si512(codes, byte_mask(2 << shift));
+      if constexpr (kBits == 3) {
+        const __m512i third = _mm512_loadu_si512(step + 2 * kAtomBytes);
+        const __m512i aligned = _mm512_rol_epi32(third, (32 + shift - bit) % 32);
+        values[2] = _mm512_and_si512(aligned, byte_mask(1 << shift));
+      }
+    } else if constexpr (kBits == 3) {
+      const __m512i third = _mm512_loadu_si512(step + 2 * kAtomBytes);
+      const __m512i high_bit =
+          _mm512_and_si512(_mm512_rol_epi32(third, (34 - bit) % 32), byte_mask(4));
+      const __m512i field = _mm512_srli_epi32(codes, static_cast<unsigned>(shift));
+      values[0] = _mm512_ternarylogic_epi32(high_bit, field, byte_mask(3), 0xf8);
+    } else if constexpr (kBits == 6) {
+      const __m512i top = _mm512_loadu_si512(step + (4 + bit / 4) * kAtomBytes);
+      const __m512i top_bits =
+          _mm512_and_si512(_mm512_rol_epi32(top, (36 - bit % 4 * 2) % 32), byte_mask(0x30));
+      const __m512i field = _mm512_srli_epi32(codes, static_cast<unsigned>(shift));
+      values[0] = _mm512_ternarylogic_epi32(top_bits, field, byte_mask(15), 0xf8);
+    } else if constexpr (kBits == 8) {
+      values[0] = codes;
+    } else {
+      values[0] = _mm512_and_si512(codes, byte_mask(((1 << kBits) - 1) << shift));
+    }
+    add(chain, values, x, column + 4 * bit);
+  }
+
+  /// kSteps steps from `column` on; 0 means n_steps.
+  template <int kSteps>
+  void add_block(const uint8_t* step, int64_t n_steps, const QuantizedTokens& x,
+                 int64_t column) noexcept {
+    constexpr bool kInPlace = kFormat != kUniform3 && kFormat != kUniform6;
+    for_each_sum([](__m512i& sum, int) { sum = _mm512_setzero_si512(); });
     D2Q_UNROLL
-    for (int atom = 0; atom < kAtoms; ++atom) {
-      const __m512i codes = load_atom(step + atom * kAtomBytes);
-      D2Q_UNROLL
-      for (int p = 0; p < kPositions; ++p) {
-        const __m512i field = p == 0 ? codes : _mm512_srli_epi32(codes, p * kField);
-        const int bit = atom * kPositions + p;  // of the third plane
-        __m512i values[3];
-        if constexpr (is_sign_planes(kFormat)) {
-          values[0] = _mm512_and_si512(field, _mm512_set1_epi8(1));
-          values[1] = _mm512_and_si512(field, _mm512_set1_epi8(2));
-          if constexpr (kBits == 3) {
-            const __m512i shifted = bit == 0 ? third : _mm512_srli_epi32(third, bit);
-            values[2] = _mm512_and_si512(shifted, _mm512_set1_epi8(1));
+    for (int position = kPositions - 1; position >= 0; --position) {
+      if (kInPlace && position != kPositions - 1) {
+        for_each_sum([](__m512i& sum, int) { sum = _mm512_srai_epi32(sum, kField); });
+      }
+      if constexpr (kSteps != 0) {
+        D2Q_UNROLL
+        for (int s = 0; s < kSteps; ++s) {
+          D2Q_UNROLL
+          for (int atom = 0; atom < kAtoms; ++atom) {
+            add_atom(step + s * kStepBytesOf<kFormat>, atom, position,
+                     (s * kAtoms + atom) % kChains, x, column + s * kStepColumns);
           }
-        } else if constexpr (kBits == 3) {
-          const __m512i shifted =
-              bit <= 2 ? _mm512_slli_epi32(third, 2 - bit) : _mm512_srli_epi32(third, bit - 2);
-          const __m512i high_bit = _mm512_and_si512(shifted, _mm512_set1_epi8(4));
-          values[0] = _mm512_ternarylogic_epi32(high_bit, field, _mm512_set1_epi8(3), 0xf8);
-        } else if constexpr (kBits == 8) {
-          values[0] = field;
-        } else {
-          values[0] = _mm512_and_si512(field, _mm512_set1_epi8((1 << kBits) - 1));
         }
-        const int64_t column = 4 * bit;
-        add(bit % kChains, values, x_high + column, x_low + column, stride);
+      } else {
+        for (int64_t s = 0; s < n_steps; ++s) {
+          D2Q_UNROLL
+          for (int atom = 0; atom < kAtoms; ++atom) {
+            add_atom(step + s * kStepBytesOf<kFormat>, atom, position, atom % kChains, x,
+                     column + s * kStepColumns);
+          }
+        }
       }
     }
   }
 
   __m512 dot(int t, int k) const noexcept {
-    __m512i high_sum = high[0][t][k];
-    __m512i low_sum = low[0][t][k];
+    __m512i total[kDigits];
     D2Q_UNROLL
-    for (int c = 1; c < kChains; ++c) {
-      high_sum = _mm512_add_epi32(high_sum, high[c][t][k]);
-      low_sum = _mm512_add_epi32(low_sum, low[c][t][k]);
+    for (int d = 0; d < kDigits; ++d) {
+      total[d] = sums[0][t][d][k];
+      D2Q_UNROLL
+      for (int c = 1; c < kChains; ++c) total[d] = _mm512_add_epi32(total[d], sums[c][t][d][k]);
     }
-    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(low_sum), _mm512_set1_ps(kLowDigit),
-                           _mm512_cvtepi32_ps(high_sum));
+    if constexpr (kDigits == 2) {
+      total[0] = _mm512_add_epi32(_mm512_slli_epi32(total[0], 8), total[1]);
+    }
+    return _mm512_cvtepi32_ps(total[0]);
   }
 };
 
-template <PackedFormat kFormat, int kTokens>
+void prefetch(const uint8_t* begin, int64_t n_bytes) noexcept {
+  for (int64_t i = 0; i < n_bytes; i += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(begin + i + kPrefetchBytes), _MM_HINT_T0);
+  }
+}
+
+template <PackedFormat kFormat, int kTokens, int kDigits>
 void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept {
   constexpr int64_t kStepBytes = kStepBytesOf<kFormat>;
   constexpr int kParams = n_params_of(kFormat);
   const uint8_t* step = tile.codes;
-  const int8_t* high = x.high;
-  const int8_t* low = x.low;
+  int64_t column = 0;
   int64_t block = 0;
   __m512 out[kTokens];
   D2Q_UNROLL
@@ -180,14 +223,16 @@ void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, float* y) 
     for (; left > 0; ++block) {
       const int64_t n_steps = left < kBlockSteps ? left : kBlockSteps;
       left -= n_steps;
-      BlockDots<kFormat, kTokens> dots;
-      dots.clear();
-      for (int64_t s = 0; s < n_steps; ++s) {
-        dots.add_step(step, high, low, x.token_stride);
-        step += kStepBytes;
-        high += kStepColumns;
-        low += kStepColumns;
+      BlockDots<kFormat, kTokens, kDigits> dots;
+      if (n_steps == kBlockSteps) {
+        prefetch(step, kBlockSteps * kStepBytes);
+        dots.template add_block<kBlockSteps>(step, n_steps, x, column);
+      } else {
+        prefetch(step, n_steps * kStepBytes);
+        dots.template add_block<0>(step, n_steps, x, column);
       }
+      step += n_steps * kStepBytes;
+      column += n_steps * kStepColumns;
       __m512 params[kParams];
       D2Q_UNROLL
       for (int k = 0; k < kParams; ++k) params[k] = load_half16(scales + k * kRows);
@@ -199,7 +244,7 @@ void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, float* y) 
           D2Q_UNROLL
           for (int k = 0; k < kParams; ++k) {
             const __m512 dot = dots.dot(t, k);
-            // Plane 1 is doubled already, which commutes with rounding.
+            // Plane 1 is doubled already.
             const __m512 centred =
                 k == 1 ? _mm512_sub_ps(dot, sum) : _mm512_fmsub_ps(_mm512_set1_ps(2.0f), dot, sum);
             out[t] = _mm512_fmadd_ps(_mm512_mul_ps(params[k], scale), centred, out[t]);
@@ -215,18 +260,24 @@ void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, float* y) 
   for (int t = 0; t < kTokens; ++t) _mm512_storeu_ps(y + t * kRows, out[t]);
 }
 
-template <PackedFormat kFormat>
-void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept {
+template <PackedFormat kFormat, int kDigits>
+void mat_vec_digits(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept {
   switch (x.n_tokens) {
     case 1:
-      return mat_vec_tokens<kFormat, 1>(tile, x, y);
+      return mat_vec_tokens<kFormat, 1, kDigits>(tile, x, y);
     case 2:
-      return mat_vec_tokens<kFormat, 2>(tile, x, y);
+      return mat_vec_tokens<kFormat, 2, kDigits>(tile, x, y);
     case 3:
-      return mat_vec_tokens<kFormat, 3>(tile, x, y);
+      return mat_vec_tokens<kFormat, 3, kDigits>(tile, x, y);
     default:
-      return mat_vec_tokens<kFormat, 4>(tile, x, y);
+      return mat_vec_tokens<kFormat, 4, kDigits>(tile, x, y);
   }
+}
+
+template <PackedFormat kFormat>
+void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept {
+  if (x.low == nullptr) return mat_vec_digits<kFormat, 1>(tile, x, y);
+  return mat_vec_digits<kFormat, 2>(tile, x, y);
 }
 
 /// f32 bits rounded to bf16 in the low halves, nearest even; NaN becomes a quiet NaN.
@@ -284,13 +335,17 @@ __m512i row_codes(const uint8_t* step, int64_t row, int half) noexcept {
     return _mm512_cvtepu8_epi32(_mm_set_epi32(load_dword(atom + 3 * kAtomBytes),
                                               load_dword(atom + 2 * kAtomBytes),
                                               load_dword(atom + kAtomBytes), load_dword(atom)));
-  } else if constexpr (kBits == 4) {
+  } else if constexpr (kBits == 4 || kBits == 6) {
     const uint8_t* atom = base + half * 2 * kAtomBytes;
     const __m512i dwords = _mm512_mask_set1_epi32(_mm512_set1_epi32(load_dword(atom)), 0xff00,
                                                   load_dword(atom + kAtomBytes));
     const __m512i shifts =
         _mm512_set_epi32(28, 20, 12, 4, 24, 16, 8, 0, 28, 20, 12, 4, 24, 16, 8, 0);
-    return _mm512_srlv_epi32(dwords, shifts);
+    const __m512i low = _mm512_srlv_epi32(dwords, shifts);
+    if constexpr (kBits == 4) return low;
+    const __m512i top = _mm512_and_si512(row_codes<kUniform2>(step + 4 * kAtomBytes, row, half),
+                                         _mm512_set1_epi32(3));
+    return _mm512_ternarylogic_epi32(_mm512_slli_epi32(top, 4), low, _mm512_set1_epi32(15), 0xf8);
   } else {
     const __m512i shifts =
         _mm512_set_epi32(30, 22, 14, 6, 28, 20, 12, 4, 26, 18, 10, 2, 24, 16, 8, 0);
@@ -319,7 +374,7 @@ void dequantize(const uint8_t* codes, const uint16_t* scales, int64_t n_steps, O
   constexpr bool kToBf16 = sizeof(Out) == 2;
   for (int64_t row = 0; row < kRows; ++row) {
     Out* target = out + row * row_stride;
-    if constexpr (kBitsOf<kFormat> == 8) {
+    if constexpr (kBitsOf<kFormat> >= 6) {
       const __m512 scale = _mm512_set1_ps(half_to_float(scales[row]));
       const __m512 zero = _mm512_set1_ps(half_to_float(scales[kRows + row]));
       for (int64_t s = 0; s < n_steps; ++s) {
@@ -357,13 +412,14 @@ void dequantize(const uint8_t* codes, const uint16_t* scales, int64_t n_steps, O
 const PackedKernels kPackedKernelsAvx512 = {
     "avx512",
     quantize_block,
-    {mat_vec<kUniform2>, mat_vec<kUniform3>, mat_vec<kUniform4>, mat_vec<kUniform8>,
-     mat_vec<kSignPlanes2>, mat_vec<kSignPlanes3>},
+    {mat_vec<kUniform2>, mat_vec<kUniform3>, mat_vec<kUniform4>, mat_vec<kUniform6>,
+     mat_vec<kUniform8>, mat_vec<kSignPlanes2>, mat_vec<kSignPlanes3>},
     {dequantize<kUniform2, float>, dequantize<kUniform3, float>, dequantize<kUniform4, float>,
-     dequantize<kUniform8, float>, dequantize<kSignPlanes2, float>,
+     dequantize<kUniform6, float>, dequantize<kUniform8, float>, dequantize<kSignPlanes2, float>,
      dequantize<kSignPlanes3, float>},
     {dequantize<kUniform2, uint16_t>, dequantize<kUniform3, uint16_t>,
-     dequantize<kUniform4, uint16_t>, dequantize<kUniform8, uint16_t>,
-     dequantize<kSignPlanes2, uint16_t>, dequantize<kSignPlanes3, uint16_t>}};
+     dequantize<kUniform4, uint16_t>, dequantize<kUniform6, uint16_t>,
+     dequantize<kUniform8, uint16_t>, dequantize<kSignPlanes2, uint16_t>,
+     dequantize<kSignPlanes3, uint16_t>}};
 
 }  // namespace d2q

@@ -164,6 +164,7 @@ void attention_cpu(CpuContext& context, const Tensor& q, const Tensor& k, const 
   D2Q_CHECK(products == DType::kF32 || products == DType::kBF16, "products in dtype {}",
             static_cast<int>(products));
   if (y.empty()) return;
+  if (runs_as_decode(k, v, shape, y)) return decode_attention_cpu(context, q, k, v, shape, y);
   if (products == DType::kBF16) return run<BFloat16>(context, q, k, v, shape, y);
   run<float>(context, q, k, v, shape, y);
 }

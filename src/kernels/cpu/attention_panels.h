@@ -8,8 +8,6 @@
 
 namespace d2q {
 
-// Decoding too runs on f32 panels of the f16 cache: dot products straight on it took 1.5 times as
-// long (2047 keys, 3 heads of 64).
 constexpr int64_t kKeyTile = 256;
 // Panels are padded to whole multiples of this, so that products come in few shapes.
 constexpr int64_t kKeyPadding = 64;
@@ -67,5 +65,12 @@ inline Visible visible_keys(const AttentionShape& shape, int64_t position) {
   const int64_t last = position + 1;
   return {shape.window > 0 ? std::max<int64_t>(0, last - shape.window) : 0, last};
 }
+
+/// True for one f32 query a sequence on an f16 cache: decode_attention_cpu() takes it.
+bool runs_as_decode(const Tensor& k, const Tensor& v, const AttentionShape& shape, const Tensor& y);
+
+/// attention_cpu() for what runs_as_decode(), in f32.
+void decode_attention_cpu(CpuContext& context, const Tensor& q, const Tensor& k, const Tensor& v,
+                          const AttentionShape& shape, const Tensor& y);
 
 }  // namespace d2q

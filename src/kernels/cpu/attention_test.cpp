@@ -114,6 +114,15 @@ TEST(Attention, decodes_one_token_after_a_long_past) {
   });
 }
 
+TEST(Attention, decodes_with_windows_odd_heads_and_many_queries_a_key_head) {
+  test::on_every_isa([](Device& device) {
+    for (const auto& s : {shape(6, 2, 64, 1, 700, 300), shape(9, 1, 10, 1, 300, 0),
+                          shape(5, 5, 80, 1, 1030, 0), shape(2, 1, 16, 1, 0, 0)}) {
+      check_attention(device, s, 1, DType::kF16, DType::kF32, DType::kF32);
+    }
+  });
+}
+
 TEST(Attention, survives_scores_whose_exponentials_overflow) {
   ThreadPool pool(1);
   const auto device = make_cpu_device(pool);
@@ -125,6 +134,16 @@ TEST(Attention, survives_scores_whose_exponentials_overflow) {
   EXPECT_EQ(device->first_non_finite_row(y), -1);
   // A row's own key scores |q|²/4, far above any other: it gets all the weight.
   EXPECT_NEAR(at(y, 299, 3), at(v, 299, 3), 1e-6);
+}
+
+TEST(Attention, decoding_does_not_depend_on_the_number_of_threads) {
+  EXPECT_TRUE(test::same_on_any_thread_count([&](Device& device) {
+    const Tensor q = random_tensor(device, 1, 128, DType::kF32, 1);
+    const Tensor k = random_tensor(device, 1500, 64, DType::kF16, 2);
+    const Tensor y = device.allocate(1, 128, DType::kF32);
+    device.attention(q, k, k, shape(4, 2, 32, 1, 1499, 0), y, DType::kF32);
+    return y;
+  }));
 }
 
 TEST(Attention, does_not_depend_on_the_number_of_threads) {

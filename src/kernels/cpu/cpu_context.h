@@ -1,32 +1,16 @@
-// What the operations of the CPU device share: the pool, the chosen inner loops and memory for
-// intermediate results that outlives a call, because fresh pages cost more than small operations.
+// What the operations of the CPU device share: the pool, the chosen inner loops and scratch memory.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <vector>
 
-#include "base/matrix.h"
 #include "base/thread_pool.h"
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/scratch_buffer.h"
 #include "kernels/forward_kernels.h"
 
 namespace d2q {
-
-/// Memory that grows to the largest request and stays. Not thread-safe.
-class ScratchBuffer {
- public:
-  /// Room for `count` values, uninitialised; earlier contents are lost.
-  template <typename T>
-  T* reserve(int64_t count) {
-    const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
-    if (bytes > memory_.size()) memory_ = Matrix<std::byte>(1, bytes);
-    return reinterpret_cast<T*>(memory_.data());
-  }
-
- private:
-  Matrix<std::byte> memory_;
-};
 
 /// Scratch of one worker of the pool; each operation uses the buffers as it likes.
 struct WorkerScratch {

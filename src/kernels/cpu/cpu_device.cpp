@@ -1,4 +1,6 @@
 // The CPU's Device: owns host memory and hands every operation to its file.
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <memory>
 #include <utility>
@@ -35,11 +37,17 @@ Tensor view_of(std::span<const T> values) {
           dtype_of<T>()};
 }
 
+PackedView view_of(const PackedTensor& w) {
+  return {w.layout,
+          {w.codes.data<uint8_t>(), static_cast<size_t>(w.codes.size())},
+          {w.scales.data<Half>(), static_cast<size_t>(w.scales.size())}};
+}
+
 class CpuDevice final : public Device {
  public:
-  CpuDevice(ThreadPool& pool, Isa isa)
+  CpuDevice(ThreadPool& pool, Isa isa, ActivationBits activations)
       : context_(pool, forward_kernels(isa), isa == Isa::kAvx512 && cpu_has_bf16_products()),
-        packed_(packed_kernels(isa)),
+        packed_(pool, packed_kernels(isa), activations),
         solver_(make_cpu_solver(pool, solver_kernels(isa))),
         gradients_(make_cpu_gradients(context_, gradient_kernels(isa))) {}
 
@@ -80,11 +88,33 @@ class CpuDevice final : public Device {
     linear_cpu(context_, x, w, bias, y);
   }
   void packed_linear(const Tensor& x, const PackedTensor& w, const Tensor& bias, const Tensor& y,
-                     DType products) override {
-    const PackedView view{w.layout,
-                          {w.codes.data<uint8_t>(), static_cast<size_t>(w.codes.size())},
-                          {w.scales.data<Half>(), static_cast<size_t>(w.scales.size())}};
-    packed_linear_cpu(context_.pool, packed_, x, view, bias, y, products);
+                     DType precision) override {
+    const PackedProductView product{view_of(w), bias, y};
+    packed_.multiply(x, {&product, 1}, precision);
+  }
+  void packed_linears(const Tensor& x, std::span<const PackedProduct> products,
+                      DType precision) override {
+    constexpr size_t kAtOnce = 4;
+    for (size_t begin = 0; begin < products.size(); begin += kAtOnce) {
+      const auto part = products.subspan(begin, std::min(kAtOnce, products.size() - begin));
+      std::array<PackedProductView, kAtOnce> views;
+      for (size_t i = 0; i < part.size(); ++i)
+        views[i] = {view_of(*part[i].w), *part[i].bias, *part[i].y};
+      packed_.multiply(x, std::span(views).first(part.size()), precision);
+    }
+  }
+  bool runs_packed(const PackedLayout& /*layout*/) const override { return true; }
+  bool embeds_packed() const override { return true; }
+  void embed_packed(std::span<const int32_t> ids, const PackedTensor& table,
+                    const Tensor& y) override {
+    const auto n = static_cast<int64_t>(ids.size());
+    D2Q_CHECK(y.rows() == n && y.cols() == table.layout.cols && y.dtype() == DType::kF32,
+              "{} ids of width {} into {}x{}", n, table.layout.cols, y.rows(), y.cols());
+    const PackedView view = view_of(table);
+    context_.pool.parallel_for(n, [&](int64_t row, int) {
+      dequantize_row(view, ids[static_cast<size_t>(row)],
+                     {y.data<float>() + row * y.cols(), static_cast<size_t>(y.cols())});
+    });
   }
   void embed(std::span<const int32_t> ids, const Tensor& table, const Tensor& y) override {
     embed_cpu(context_, ids, table, y);
@@ -139,7 +169,7 @@ class CpuDevice final : public Device {
  private:
   CpuContext context_;
   std::shared_ptr<MemoryPool> memory_ = std::make_shared<MemoryPool>(kPoolBytes);
-  const PackedKernels& packed_;
+  PackedMultiplier packed_;
   std::unique_ptr<SolverOps> solver_;
   std::unique_ptr<GradientOps> gradients_;
   std::unique_ptr<DecodeOps> decode_ = make_cpu_decode(*this);
@@ -147,8 +177,9 @@ class CpuDevice final : public Device {
 
 }  // namespace
 
-std::unique_ptr<Device> make_cpu_device(ThreadPool& pool, const std::string& isa) {
-  return std::make_unique<CpuDevice>(pool, choose_isa(isa));
+std::unique_ptr<Device> make_cpu_device(ThreadPool& pool, const std::string& isa,
+                                        ActivationBits activations) {
+  return std::make_unique<CpuDevice>(pool, choose_isa(isa), activations);
 }
 
 }  // namespace d2q

@@ -4,36 +4,12 @@
 #include <array>
 #include <limits>
 
-#include "codec/packed_geometry.h"
 #include "kernels/operation_checks.h"
 
 namespace d2q {
 namespace {
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-
-/// Row `row` of a packed matrix as weights.
-void dequantize_row(const PackedTensor& w, int64_t row, float* out) {
-  const PackedLayout& layout = w.layout;
-  const PackedGeometry geometry = geometry_of(layout);
-  const int64_t tile = row / kTileRows, in_tile = row % kTileRows;
-  for (int64_t group = 0; group < geometry.n_groups; ++group) {
-    const uint8_t* steps = w.codes.data<uint8_t>() + tile * geometry.tile_code_bytes +
-                           group * geometry.group_steps * step_bytes(layout.bits);
-    const Half* scales = w.scales.data<Half>() + tile * geometry.tile_scales +
-                         group * layout.n_params() * kTileRows + in_tile;
-    std::array<float, 3> params{};
-    for (int k = 0; k < layout.n_params(); ++k) {
-      params[static_cast<size_t>(k)] = to_float(scales[k * kTileRows]);
-    }
-    const GroupColumns columns = columns_of(layout, group);
-    for (int64_t c = 0; c < columns.size; ++c) {
-      const uint8_t* step = steps + c / kStepColumns * step_bytes(layout.bits);
-      out[columns.begin + c] = weight_of(layout.kind, layout.bits, params.data(),
-                                         read_code(layout.bits, step, in_tile, c % kStepColumns));
-    }
-  }
-}
 
 class CpuDecode final : public DecodeOps {
  public:
@@ -49,7 +25,7 @@ class CpuDecode final : public DecodeOps {
       if (token < 0 || token >= table.rows()) {
         std::fill_n(row.data<float>(), row.cols(), kNaN);
       } else if (table.packed) {
-        dequantize_row(*table.packed, token, row.data<float>());
+        device_.embed_packed(std::span(&token, 1), *table.packed, row);
       } else {
         device_.convert(table.dense.row_range(token, 1), row);
       }

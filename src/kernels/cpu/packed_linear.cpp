@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <vector>
+#include <optional>
+#include <type_traits>
 
 #include "base/error.h"
 #include "base/matrix.h"
@@ -23,6 +24,8 @@ PackedFormat format_of(const PackedLayout& layout) {
       return kUniform3;
     case 4:
       return kUniform4;
+    case 6:
+      return kUniform6;
     default:
       return kUniform8;
   }
@@ -69,76 +72,6 @@ void check_shapes(const Tensor& x, const PackedView& w, const Tensor& bias, cons
 
 // --- few tokens: on the codes --------------------------------------------------------------------
 
-/// All tokens' digits, padded like the weights' columns.
-class QuantizedActivations {
- public:
-  QuantizedActivations(ThreadPool& pool, const PackedKernels& kernels, const Tensor& x,
-                       const Weights& weights)
-      : padded_(weights.geometry.tile_steps * kStepColumns),
-        n_blocks_(count_blocks(weights.geometry)),
-        high_(x.rows(), padded_),
-        low_(x.rows(), padded_),
-        scale_(x.rows(), n_blocks_),
-        sum_(x.rows(), n_blocks_) {
-    pool.parallel_for(x.rows(), [&](int64_t token, int) {
-      if (x.dtype() == DType::kF32) {
-        quantize_token(kernels, weights, token, x.data<float>() + token * x.cols());
-        return;
-      }
-      const BFloat16* source = x.data<BFloat16>() + token * x.cols();
-      std::vector<float> wide(static_cast<size_t>(x.cols()));
-      std::transform(source, source + x.cols(), wide.begin(),
-                     [](BFloat16 value) { return to_float(value); });
-      quantize_token(kernels, weights, token, wide.data());
-    });
-  }
-
-  QuantizedTokens tokens(int64_t first, int64_t count) const {
-    return {count,           high_.row(first), low_.row(first), scale_.row(first),
-            sum_.row(first), padded_,          n_blocks_};
-  }
-
- private:
-  static int64_t blocks_of(int64_t n_steps) { return (n_steps + kBlockSteps - 1) / kBlockSteps; }
-
-  static int64_t count_blocks(const PackedGeometry& geometry) {
-    return (geometry.n_groups - 1) * blocks_of(geometry.group_steps) +
-           blocks_of(geometry.last_group_steps);
-  }
-
-  void quantize_token(const PackedKernels& kernels, const Weights& weights, int64_t token,
-                      const float* x) {
-    int8_t* high = high_.row(token);
-    int8_t* low = low_.row(token);
-    float* scale = scale_.row(token);
-    float* sum = sum_.row(token);
-    for (int64_t group = 0; group < weights.geometry.n_groups; ++group) {
-      const GroupColumns columns = columns_of(weights.layout, group);
-      for (int64_t done = 0; done < columns.size; done += kBlockSteps * kStepColumns) {
-        const int64_t size = std::min(kBlockSteps * kStepColumns, columns.size - done);
-        const int64_t n_steps = (size + kStepColumns - 1) / kStepColumns;
-        const float* source = x + columns.begin + done;
-        std::array<float, kBlockSteps * kStepColumns> padded;
-        if (size != n_steps * kStepColumns) {
-          padded.fill(0.0f);
-          std::copy_n(source, size, padded.begin());
-          source = padded.data();
-        }
-        kernels.quantize_block(source, n_steps, high, low, scale++, sum++);
-        high += n_steps * kStepColumns;
-        low += n_steps * kStepColumns;
-      }
-    }
-  }
-
-  int64_t padded_;
-  int64_t n_blocks_;
-  Matrix<int8_t> high_;
-  Matrix<int8_t> low_;
-  Matrix<float> scale_;
-  Matrix<float> sum_;
-};
-
 /// Row tiles a task: about 64 tasks a matrix, but no less than 16 KB of codes (a task's cost) and
 /// no more than 256 KB (balance; prefetching past a task's end is then below 2% of the traffic).
 int64_t tiles_per_task(const PackedGeometry& geometry) {
@@ -147,34 +80,68 @@ int64_t tiles_per_task(const PackedGeometry& geometry) {
   return std::max<int64_t>(1, target / geometry.tile_code_bytes);
 }
 
-void multiply_codes(ThreadPool& pool, const PackedKernels& kernels, const Tensor& x,
-                    const Weights& weights, const float* bias, const Tensor& y) {
-  const QuantizedActivations activations(pool, kernels, x, weights);
-  const PackedKernels::MatVec mat_vec = kernels.mat_vec[weights.format];
-  const int64_t n_rows = weights.layout.rows;
-  const int64_t n_tiles = weights.geometry.n_row_tiles;
-  const int64_t per_task = tiles_per_task(weights.geometry);
-  float* out = y.data<float>();
-  pool.parallel_for((n_tiles + per_task - 1) / per_task, [&](int64_t task, int) {
-    const int64_t end = std::min(n_tiles, (task + 1) * per_task);
-    for (int64_t tile = task * per_task; tile < end; ++tile) {
-      const int64_t first_row = tile * kTileRows;
-      const int64_t rows = std::min(kTileRows, n_rows - first_row);
-      // The tile stays in L1 or L2 for the later passes.
-      for (int64_t first = 0; first < x.rows(); first += kTokensPerPass) {
-        const int64_t count = std::min(kTokensPerPass, x.rows() - first);
-        std::array<float, kTokensPerPass * kTileRows> result;
-        mat_vec(weights.tile(tile), activations.tokens(first, count), result.data());
-        for (int64_t t = 0; t < count; ++t) {
-          float* target = out + (first + t) * n_rows + first_row;
-          const float* source = result.data() + t * kTileRows;
-          for (int64_t r = 0; r < rows; ++r) {
-            target[r] = bias == nullptr ? source[r] : source[r] + bias[first_row + r];
-          }
-        }
+/// A tile's outputs [n_tiles, 16] of one token into a row of y.
+void store_rows(const float* source, int64_t n, const float* bias, float* target) {
+  for (int64_t r = 0; r < n; ++r) target[r] = bias == nullptr ? source[r] : source[r] + bias[r];
+}
+
+/// One product: where its weights are and where its outputs go.
+struct Job {
+  Weights weights;
+  const float* bias;
+  float* out;
+  int64_t n_tasks;
+  int64_t tiles_a_task;
+
+  explicit Job(const PackedProductView& product)
+      : weights(product.w),
+        bias(product.bias.empty() ? nullptr : product.bias.data<float>()),
+        out(product.y.data<float>()),
+        tiles_a_task(tiles_per_task(weights.geometry)) {
+    n_tasks = (weights.geometry.n_row_tiles + tiles_a_task - 1) / tiles_a_task;
+  }
+
+  /// Outputs of tiles [first, first + count) for one token.
+  void store(const float* source, int64_t first, int64_t count, int64_t token) const {
+    const int64_t row = first * kTileRows, n_rows = weights.layout.rows;
+    store_rows(source, std::min(count * kTileRows, n_rows - row),
+               bias == nullptr ? nullptr : bias + row, out + token * n_rows + row);
+  }
+};
+
+constexpr int64_t kLookupTiles = 2;  // that share the loads of a token's tables
+
+void multiply_by_lookup(const PackedKernels& kernels, const Job& job,
+                        const QuantizedActivations& activations, int64_t n_tokens, int64_t begin,
+                        int64_t end) {
+  const LookupKernels::MatVec mat_vec = kernels.lookup->mat_vec[job.weights.layout.bits - 2];
+  const PackedGeometry& geometry = job.weights.geometry;
+  for (int64_t tile = begin; tile < end; tile += kLookupTiles) {
+    const int64_t count = std::min(kLookupTiles, end - tile);
+    for (int64_t token = 0; token < n_tokens; ++token) {
+      std::array<float, kLookupTiles * kTileRows> result;
+      mat_vec(job.weights.tile(tile), count, geometry.tile_code_bytes, geometry.tile_scales,
+              activations.tokens(token, 1), result.data());
+      job.store(result.data(), tile, count, token);
+    }
+  }
+}
+
+void multiply_digits(const PackedKernels& kernels, const Job& job,
+                     const QuantizedActivations& activations, int64_t n_tokens, int64_t begin,
+                     int64_t end) {
+  const PackedKernels::MatVec mat_vec = kernels.mat_vec[job.weights.format];
+  for (int64_t tile = begin; tile < end; ++tile) {
+    // The tile stays in L1 or L2 for the later passes.
+    for (int64_t first = 0; first < n_tokens; first += kTokensPerPass) {
+      const int64_t count = std::min(kTokensPerPass, n_tokens - first);
+      std::array<float, kTokensPerPass * kTileRows> result;
+      mat_vec(job.weights.tile(tile), activations.tokens(first, count), result.data());
+      for (int64_t t = 0; t < count; ++t) {
+        job.store(result.data() + t * kTileRows, tile, 1, first + t);
       }
     }
-  });
+  }
 }
 
 // --- many tokens: panels of weights for a GEMM ---------------------------------------------------
@@ -262,28 +229,89 @@ void multiply_panels(ThreadPool& pool, const PackedKernels& kernels, const T* x,
   });
 }
 
+/// x in the type of the products; a conversion lives in `converted_memory`.
+template <typename T>
+const T* as_products(ThreadPool& pool, const Tensor& x, Matrix<T>& converted_memory) {
+  if (x.dtype() == dtype_of<T>()) return x.data<T>();
+  if constexpr (std::is_same_v<T, float>) {
+    converted_memory = convert_rows<BFloat16, float>(pool, x);
+  } else {
+    converted_memory = convert_rows<float, BFloat16>(pool, x);
+  }
+  return converted_memory.data();
+}
+
+template <typename T>
+void multiply_all_panels(ThreadPool& pool, const PackedKernels& kernels, const Tensor& x,
+                         std::span<const PackedProductView> products) {
+  Matrix<T> converted_memory;
+  const T* input = as_products(pool, x, converted_memory);
+  for (const PackedProductView& product : products) {
+    const Job job(product);
+    multiply_panels(pool, kernels, input, x.rows(), job.weights, job.bias, product.y);
+  }
+}
+
 }  // namespace
 
-void packed_linear_cpu(ThreadPool& pool, const PackedKernels& kernels, const Tensor& x,
-                       const PackedView& w, const Tensor& bias, const Tensor& y, DType products) {
-  check_shapes(x, w, bias, y, products);
-  if (x.rows() == 0) return;
-  const Weights weights(w);
-  const float* bias_data = bias.empty() ? nullptr : bias.data<float>();
-  if (x.rows() <= max_mat_vec_tokens(w.layout.kind)) {
-    multiply_codes(pool, kernels, x, weights, bias_data, y);
-  } else if (products == DType::kF32) {
-    if (x.dtype() == DType::kF32) {
-      multiply_panels(pool, kernels, x.data<float>(), x.rows(), weights, bias_data, y);
-    } else {
-      const Matrix<float> wide = convert_rows<BFloat16, float>(pool, x);
-      multiply_panels(pool, kernels, wide.data(), x.rows(), weights, bias_data, y);
+bool PackedMultiplier::uses_lookup(const PackedLayout& layout, int64_t n_tokens) const {
+  return kernels_.lookup != nullptr && activations_ == ActivationBits::k16 &&
+         layout.kind == PackedKind::kSignPlanes && n_tokens <= kMaxLookupTokens;
+}
+
+void PackedMultiplier::multiply_codes(const Tensor& x,
+                                      std::span<const PackedProductView> products) {
+  // As many at once as share their columns' cut; a model's fused products always do.
+  while (!products.empty()) {
+    const PackedLayout& layout = products.front().w.layout;
+    std::array<std::optional<Job>, kMaxFusedProducts> jobs;
+    size_t n_jobs = 0;
+    int64_t n_tasks = 0;
+    bool tables = false;
+    while (n_jobs < jobs.size() && n_jobs < products.size() &&
+           products[n_jobs].w.layout.group_size == layout.group_size) {
+      jobs[n_jobs].emplace(products[n_jobs]);
+      n_tasks += jobs[n_jobs]->n_tasks;
+      tables = tables || uses_lookup(products[n_jobs].w.layout, x.rows());
+      ++n_jobs;
     }
-  } else if (x.dtype() == DType::kBF16) {
-    multiply_panels(pool, kernels, x.data<BFloat16>(), x.rows(), weights, bias_data, y);
-  } else {
-    const Matrix<BFloat16> rounded = convert_rows<float, BFloat16>(pool, x);
-    multiply_panels(pool, kernels, rounded.data(), x.rows(), weights, bias_data, y);
+    quantized_.assign(pool_, kernels_, x, layout,
+                      {.low_digits = activations_ == ActivationBits::k16, .tables = tables});
+    pool_.parallel_for(n_tasks, [&](int64_t task, int) {
+      size_t index = 0;
+      while (task >= jobs[index]->n_tasks) task -= jobs[index++]->n_tasks;
+      const Job& job = *jobs[index];
+      const int64_t begin = task * job.tiles_a_task;
+      const int64_t end = std::min(job.weights.geometry.n_row_tiles, begin + job.tiles_a_task);
+      const auto multiply =
+          uses_lookup(job.weights.layout, x.rows()) ? multiply_by_lookup : multiply_digits;
+      multiply(kernels_, job, quantized_, x.rows(), begin, end);
+    });
+    products = products.subspan(n_jobs);
+  }
+}
+
+void PackedMultiplier::multiply(const Tensor& x, std::span<const PackedProductView> products,
+                                DType precision) {
+  for (const PackedProductView& product : products)
+    check_shapes(x, product.w, product.bias, product.y, precision);
+  if (x.rows() == 0) return;
+  const auto on_codes = [&](const PackedProductView& product) {
+    return x.rows() <= max_mat_vec_tokens(product.w.layout.kind);
+  };
+  while (!products.empty()) {
+    const bool codes = on_codes(products.front());
+    size_t count = 1;
+    while (count < products.size() && on_codes(products[count]) == codes) ++count;
+    const auto run = products.first(count);
+    if (codes) {
+      multiply_codes(x, run);
+    } else if (precision == DType::kF32) {
+      multiply_all_panels<float>(pool_, kernels_, x, run);
+    } else {
+      multiply_all_panels<BFloat16>(pool_, kernels_, x, run);
+    }
+    products = products.subspan(count);
   }
 }
 

@@ -1,8 +1,12 @@
 // y = x wᵀ + bias with packed weights on the CPU, never expanding the whole matrix.
 #pragma once
 
+#include <span>
+
 #include "base/thread_pool.h"
 #include "codec/packed_matrix.h"
+#include "kernels/cpu/quantized_activations.h"
+#include "kernels/device.h"
 #include "kernels/packed_kernels.h"
 #include "kernels/tensor.h"
 
@@ -14,15 +18,42 @@ constexpr int64_t max_mat_vec_tokens(PackedKind kind) {
   return kind == PackedKind::kSignPlanes ? 16 : 48;
 }
 
-/// y[T, out] f32 = x[T, in] wᵀ + bias; x f32 or bf16, bias [1, out] f32 or empty.
-///
-/// T <= max_mat_vec_tokens(): x is quantized to 16-bit integers a block of up to 128 columns
-/// (relative error 2.4e-5 on Gaussian x) and meets the codes in integer dot products; every table
-/// of kernels gives the same bits, `products` is not used. Larger T: panels of 32 or 64 rows are
-/// dequantized a worker at a time into `products` (kF32 or kBF16) and multiplied by gemm.h; extra
-/// memory is 64 * in * size(products) a thread and, when x has another dtype, x once more in
-/// `products`. The result does not depend on the number of threads.
-void packed_linear_cpu(ThreadPool& pool, const PackedKernels& kernels, const Tensor& x,
-                       const PackedView& w, const Tensor& bias, const Tensor& y, DType products);
+/// y [T, w.rows] f32 = x wᵀ + bias; bias [1, w.rows] f32 or empty.
+struct PackedProductView {
+  PackedView w;
+  Tensor bias;
+  Tensor y;
+};
+
+/// Products with packed matrices. Keeps its scratch memory between calls; used from one thread.
+class PackedMultiplier {
+ public:
+  PackedMultiplier(ThreadPool& pool, const PackedKernels& kernels,
+                   ActivationBits activations = ActivationBits::k16)
+      : pool_(pool), kernels_(kernels), activations_(activations) {}
+
+  /// The products of one x [T, in], f32 or bf16, with several matrices, in one parallel loop.
+  ///
+  /// T <= max_mat_vec_tokens(): x is quantized a block of up to 128 columns to 16- or 8-bit integers
+  /// (relative error 2.4e-5 or 6e-3 on Gaussian x) and meets the codes in integer dot products;
+  /// every table of kernels gives the same bits, `precision` is not used. Larger T: panels of 32 or
+  /// 64 rows are dequantized a worker at a time into `precision` (kF32 or kBF16) and multiplied by
+  /// gemm.h; extra memory is 64 * in * size(precision) a thread and, when x has another dtype, x
+  /// once more in `precision`. The result does not depend on the number of threads.
+  void multiply(const Tensor& x, std::span<const PackedProductView> products, DType precision);
+
+ private:
+  static constexpr size_t kMaxFusedProducts = 4;
+  // More tokens share the digits of a code better than its lookups.
+  static constexpr int64_t kMaxLookupTokens = 4;
+
+  bool uses_lookup(const PackedLayout& layout, int64_t n_tokens) const;
+  void multiply_codes(const Tensor& x, std::span<const PackedProductView> products);
+
+  ThreadPool& pool_;
+  const PackedKernels& kernels_;
+  ActivationBits activations_;
+  QuantizedActivations quantized_;
+};
 
 }  // namespace d2q

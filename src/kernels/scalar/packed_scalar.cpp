@@ -27,46 +27,38 @@ void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, 
   const float max = std::bit_cast<float>(largest);
   const bool finite = largest < 0x7f800000u;
   const bool zero = !finite || max < kSmallestActivation;
-  const float inverse = zero ? 0.0f : kActivationLevels / max;
-  int32_t high_sum = 0;
-  int32_t low_sum = 0;
+  const float levels = low == nullptr ? kLevels8 : kLevels16;
+  const float inverse = zero ? 0.0f : levels / max;
+  int32_t total = 0;
   for (int64_t i = 0; i < size; ++i) {
-    const float q = finite ? std::nearbyint(x[i] * inverse) : 0.0f;
-    const float high_digit = std::nearbyint(q * kLowDigit);
-    const float low_digit = q - 254.0f * high_digit;  // exact: integers below 2^24
+    const auto q = static_cast<int32_t>(finite ? std::nearbyint(x[i] * inverse) : 0.0f);
+    total += q;
+    const int32_t high_digit = low == nullptr ? q : (q + 128) >> 8;
     high[i] = static_cast<int8_t>(high_digit);
-    low[i] = static_cast<int8_t>(low_digit);
-    high_sum += high[i];
-    low_sum += low[i];
+    if (low != nullptr) low[i] = static_cast<int8_t>(q - 256 * high_digit);
   }
-  *scale = finite ? (zero ? 0.0f : max * (1.0f / 127.0f)) : std::bit_cast<float>(0x7fc00000u);
-  *sum = std::fma(static_cast<float>(low_sum), kLowDigit, static_cast<float>(high_sum));
+  *scale = finite ? (zero ? 0.0f : max * (1.0f / levels)) : std::bit_cast<float>(0x7fc00000u);
+  *sum = static_cast<float>(total);
 }
 
-/// Dot products of one block with both digits, for the 16 rows of a tile and each plane.
+/// Dot products of one block, for the 16 rows of a tile and each plane.
 template <PackedFormat kFormat>
 struct BlockDots {
   static constexpr int kPlanes = is_sign_planes(kFormat) ? bits_of(kFormat) : 1;
-  int32_t high[kPlanes][kTileRows] = {};
-  int32_t low[kPlanes][kTileRows] = {};
+  int32_t dots[kPlanes][kTileRows] = {};
 
+  /// q of the step's columns, from its digits; x_low may be null.
   void add_step(const uint8_t* step, const int8_t* x_high, const int8_t* x_low) {
     constexpr int kBits = bits_of(kFormat);
-    for (int64_t row = 0; row < kTileRows; ++row) {
-      for (int64_t column = 0; column < kStepColumns; ++column) {
+    for (int64_t column = 0; column < kStepColumns; ++column) {
+      const int32_t q = x_low == nullptr ? x_high[column] : 256 * x_high[column] + x_low[column];
+      for (int64_t row = 0; row < kTileRows; ++row) {
         const int code = read_code(kBits, step, row, column);
         for (int plane = 0; plane < kPlanes; ++plane) {
-          const int value = is_sign_planes(kFormat) ? (code >> plane) & 1 : code;
-          high[plane][row] += value * x_high[column];
-          low[plane][row] += value * x_low[column];
+          dots[plane][row] += (is_sign_planes(kFormat) ? (code >> plane) & 1 : code) * q;
         }
       }
     }
-  }
-
-  float dot(int plane, int64_t row) const {
-    return std::fma(static_cast<float>(low[plane][row]), kLowDigit,
-                    static_cast<float>(high[plane][row]));
   }
 };
 
@@ -78,8 +70,7 @@ void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcep
     float* out = y + token * kTileRows;
     for (int64_t row = 0; row < kTileRows; ++row) out[row] = 0.0f;
     const uint8_t* step = tile.codes;
-    const int8_t* high = x.high + token * x.token_stride;
-    const int8_t* low = x.low + token * x.token_stride;
+    int64_t column = token * x.token_stride;
     int64_t block = token * x.block_stride;
     for (int64_t group = 0; group < tile.n_groups; ++group) {
       const uint16_t* params = tile.scales + group * kParams * kTileRows;
@@ -87,23 +78,24 @@ void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcep
       for (; left > 0; ++block) {
         const int64_t n_steps = left < kBlockSteps ? left : kBlockSteps;
         left -= n_steps;
-        BlockDots<kFormat> dots;
+        BlockDots<kFormat> block_dots;
         for (int64_t s = 0; s < n_steps; ++s) {
-          dots.add_step(step, high, low);
+          block_dots.add_step(step, x.high + column, x.low == nullptr ? nullptr : x.low + column);
           step += kStepBytes;
-          high += kStepColumns;
-          low += kStepColumns;
+          column += kStepColumns;
         }
         for (int64_t row = 0; row < kTileRows; ++row) {
           if constexpr (is_sign_planes(kFormat)) {
             for (int k = 0; k < kParams; ++k) {
               const float r = to_float(Half{params[k * kTileRows + row]}) * x.scale[block];
-              out[row] = std::fma(r, std::fma(2.0f, dots.dot(k, row), -x.sum[block]), out[row]);
+              const auto dot = static_cast<float>(block_dots.dots[k][row]);
+              out[row] = std::fma(r, std::fma(2.0f, dot, -x.sum[block]), out[row]);
             }
           } else {
             const float scale = to_float(Half{params[row]}) * x.scale[block];
             const float zero = to_float(Half{params[kTileRows + row]});
-            out[row] = std::fma(scale, std::fma(-zero, x.sum[block], dots.dot(0, row)), out[row]);
+            const auto dot = static_cast<float>(block_dots.dots[0][row]);
+            out[row] = std::fma(scale, std::fma(-zero, x.sum[block], dot), out[row]);
           }
         }
       }
@@ -148,11 +140,13 @@ void dequantize_bf16(const uint8_t* codes, const uint16_t* scales, int64_t n_ste
 const PackedKernels kPackedKernelsScalar = {
     "scalar",
     quantize_block,
-    {mat_vec<kUniform2>, mat_vec<kUniform3>, mat_vec<kUniform4>, mat_vec<kUniform8>,
-     mat_vec<kSignPlanes2>, mat_vec<kSignPlanes3>},
+    {mat_vec<kUniform2>, mat_vec<kUniform3>, mat_vec<kUniform4>, mat_vec<kUniform6>,
+     mat_vec<kUniform8>, mat_vec<kSignPlanes2>, mat_vec<kSignPlanes3>},
     {dequantize_f32<kUniform2>, dequantize_f32<kUniform3>, dequantize_f32<kUniform4>,
-     dequantize_f32<kUniform8>, dequantize_f32<kSignPlanes2>, dequantize_f32<kSignPlanes3>},
+     dequantize_f32<kUniform6>, dequantize_f32<kUniform8>, dequantize_f32<kSignPlanes2>,
+     dequantize_f32<kSignPlanes3>},
     {dequantize_bf16<kUniform2>, dequantize_bf16<kUniform3>, dequantize_bf16<kUniform4>,
-     dequantize_bf16<kUniform8>, dequantize_bf16<kSignPlanes2>, dequantize_bf16<kSignPlanes3>}};
+     dequantize_bf16<kUniform6>, dequantize_bf16<kUniform8>, dequantize_bf16<kSignPlanes2>,
+     dequantize_bf16<kSignPlanes3>}};
 
 }  // namespace d2q

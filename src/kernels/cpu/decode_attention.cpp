@@ -1,0 +1,79 @@
+// Attention of one new token a sequence over its f16 cache, straight on the cache's rows. The keys
+// are split in fixed pieces, so that all cores share a long context; the pieces' softmaxes are
+// merged in order.
+#include <cmath>
+#include <limits>
+
+#include "kernels/cpu/attention_panels.h"
+
+namespace d2q {
+namespace {
+
+constexpr int64_t kPieceKeys = 256;
+
+/// Where the pieces leave their results: for each query head the sum of weighted values, relative
+/// to the piece's own largest score.
+struct Partial {
+  float top;
+  float sum;
+};
+
+}  // namespace
+
+bool runs_as_decode(const Tensor& k, const Tensor& v, const AttentionShape& shape,
+                    const Tensor& y) {
+  return shape.sequence_length == 1 && k.dtype() == DType::kF16 && v.dtype() == DType::kF16 &&
+         y.dtype() == DType::kF32;
+}
+
+void decode_attention_cpu(CpuContext& context, const Tensor& q, const Tensor& k, const Tensor& v,
+                          const AttentionShape& shape, const Tensor& y) {
+  const ForwardKernels& kernels = context.kernels;
+  const int64_t head_dim = shape.head_dim, group = shape.n_heads / shape.n_kv_heads;
+  const int64_t n_sequences = q.rows(), n_keys = shape.past_length + 1;
+  const Visible visible = visible_keys(shape, shape.past_length);
+  const int64_t n_pieces = (visible.last - visible.first + kPieceKeys - 1) / kPieceKeys;
+  const int64_t n_rows = n_sequences * shape.n_heads;
+  float* outputs = context.values.reserve<float>(n_pieces * n_rows * head_dim);
+  auto* partials = context.keys.reserve<Partial>(n_pieces * n_rows);
+
+  context.pool.parallel_for(
+      n_sequences * shape.n_kv_heads * n_pieces, [&](int64_t task, int worker) {
+        const int64_t piece = task % n_pieces;
+        const int64_t kv_head = task / n_pieces % shape.n_kv_heads;
+        const int64_t sequence = task / n_pieces / shape.n_kv_heads;
+        const int64_t begin = visible.first + piece * kPieceKeys;
+        const int64_t count = std::min(kPieceKeys, visible.last - begin);
+        const int64_t row = sequence * shape.n_heads + kv_head * group;
+        const int64_t cached = (sequence * n_keys + begin) * k.cols() + kv_head * head_dim;
+        float* scores = context.scratch(worker).first.reserve<float>(group * count);
+        kernels.score_keys(&k.data<Half>()[cached].bits, k.cols(), count,
+                           q.data<float>() + row * head_dim, group, head_dim, scores);
+        for (int64_t j = 0; j < group; ++j) {
+          float* weights = scores + j * count;
+          const float top = shape.scale * kernels.maximum(weights, count);
+          partials[piece * n_rows + row + j] = {
+              top, kernels.exp_sum(weights, count, shape.scale, top, weights)};
+        }
+        kernels.weigh_values(&v.data<Half>()[cached].bits, v.cols(), count, scores, group, head_dim,
+                             outputs + (piece * n_rows + row) * head_dim);
+      });
+
+  for (int64_t row = 0; row < n_rows; ++row) {
+    float top = -std::numeric_limits<float>::infinity();
+    for (int64_t piece = 0; piece < n_pieces; ++piece)
+      top = std::max(top, partials[piece * n_rows + row].top);
+    float* result = y.data<float>() + row * head_dim;
+    std::fill(result, result + head_dim, 0.0f);
+    float sum = 0.0f;
+    for (int64_t piece = 0; piece < n_pieces; ++piece) {
+      const Partial& partial = partials[piece * n_rows + row];
+      const float factor = std::exp(partial.top - top);
+      sum += factor * partial.sum;
+      kernels.multiply_add(result, factor, outputs + (piece * n_rows + row) * head_dim, head_dim);
+    }
+    kernels.scale(result, 1.0f / sum, head_dim);
+  }
+}
+
+}  // namespace d2q
