@@ -5,7 +5,7 @@
 #
 # WORK: a folder for llama.cpp (from the source package llama-cpp-python on PyPI), the models and
 # the results; what is there already is kept. D2QUANT: this program. SMOLLM2.gguf: a small model;
-# the large one is random. PYTHON (default python3) needs the packages gguf and numpy.
+# the large one is random, with its tokenizer. PYTHON (default python3) needs the packages gguf and numpy.
 # Prints the table of docs/performance.md; the measurements stay in WORK/results.jsonl.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,13 +32,6 @@ for model in 1b smol; do
     [ -f "$work/$model-$type.gguf" ] || "$work/build/bin/llama-quantize" --allow-requantize \
       "$source" "$work/$model-$type.gguf" "$type" > "$work/$model-$type.log" 2>&1
   done
-  # Plain rounding, which is quick: the speed does not depend on the values. Its grid is uniform;
-  # `d2quant bench kernels` has sign planes beside it.
-  for format in 2 3 4; do
-    [ -d "$work/$model-$format" ] || "$d2quant" quantize "$source" -o "$work/$model-$format" \
-      --preset fast --method rtn --rotate none --bits $format --group 128 \
-      --embed-bits 4 --head-bits 4
-  done
 done
 
 results=$work/results.jsonl; : > "$results"
@@ -53,12 +46,15 @@ for t in $threads; do
       record $model $type "$t" llama.cpp "$work/build/bin/llama-bench" -m "$work/$model-$type.gguf" \
         -p 512 -n 64 -t "$t" -r "$repeats" -o json
     done
-    for format in 2 3 4; do
-      for what in prefill decode; do
-        n=512; [ $what = decode ] && n=64
-        record $model $format "$t" $what "$d2quant" bench $what "$work/$model-$format" -n $n \
-          --repeats "$repeats" --threads "$t" --device cpu --json
-      done
+    # Speed does not depend on the values, so ours are random in both shapes: sign planes of 2 and 3
+    # bits, which the presets best and fast write, and uniform 2 and 4 bits; groups of 128, head and
+    # embedding of 4 bits.
+    shape=smollm2-135m; [ $model = 1b ] && shape=llama3.2-1b
+    for format in "planes 2" "planes 3" "uniform 2" "uniform 4"; do
+      ours=(--shape $shape --grid "${format% *}" --bits "${format#* }" --head-bits 4 --device cpu
+        --threads "$t" --repeats "$repeats" --json)
+      record $model "$format" "$t" prefill "$d2quant" bench prefill "${ours[@]}"
+      record $model "$format" "$t" decode "$d2quant" bench decode "${ours[@]}" --context 1
     done
   done
 done

@@ -15,6 +15,7 @@ def main():
                 row["prefill" if test["n_prompt"] else "decode"] = test["avg_ts"], test["stddev_ts"]
                 row["bytes"] = test["model_size"]
         else:
+            result = result.get("generating", result)
             rate = result["tokens_per_second"]
             row[entry["what"]] = rate["median"], rate["deviation"]
             if entry["what"] == "decode":
