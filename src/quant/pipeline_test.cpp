@@ -394,9 +394,9 @@ TEST_F(PipelineTest, EmbeddingAndHeadArePackedWhenAskedTo) {
     // Integers of 16 bits for activations; the embedding's rows are the same either way.
     EXPECT_LE(test::relative_difference(logits(packed), logits(std::make_shared<Expanded>(packed))),
               5e-4);
-    // 15 steps over about five deviations are off by a tenth of a weight's; in the logits of one
-    // of the two matrices.
-    EXPECT_LE(distance_from_model(name), distance_from_model("whole") + 0.2);
+    // 15 steps over about five deviations are off by a tenth of a weight, in one of the two
+    // matrices; an error of the embedding may grow on its way through the blocks.
+    EXPECT_LE(distance_from_model(name), distance_from_model("whole") + 0.4);
   }
 }
 
