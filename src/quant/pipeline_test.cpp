@@ -165,7 +165,7 @@ TEST_F(PipelineTest, AStoppedRunResumesToTheSameBytes) {
   QuantizeOptions tuned = refined;
   tuned.tune_steps = 6;
   QuantizeOptions mixed = refined;
-  mixed.target_bits = 4.5;
+  mixed.target_bits = 6.5;
   QuantizeOptions gptq = options_;
   gptq.method = QuantMethod::kGptq;
   QuantizeOptions rounded = options_;
