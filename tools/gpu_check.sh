@@ -70,7 +70,7 @@ step 'a gpu is found' 60 sh -c "'$build/d2quant' info --json | tr -d ' \n' |
   grep -q '\"cuda\":{\"available\":true'" || exit 1
 step 'kernels against the cpu' 150 "$build/d2q_kernels_test" --gtest_filter='Cuda*'
 gradients='CudaGradients.of_attention_share*:CudaGradients.squared*:CudaGradients.of_a_norm*'
-sanitize memcheck 120 "$gradients:CudaGradients.of_scales*:CudaForward.*:CudaAttention.shares*:CudaAttention.masks*:CudaLinear.packed_codes*:CudaLinear.dense*:CudaSolver.*"
+sanitize memcheck 120 "$gradients:CudaGradients.of_scales*:CudaForward.*:CudaAttention.shares*:CudaAttention.masks*:CudaDecode.gates*:CudaDecode.attention*:CudaLinear.packed_codes*:CudaLinear.dense*:CudaSolver.*"
 sanitize racecheck 90 "$gradients:CudaForward.norms*:CudaForward.mirror*:CudaForward.cross*:CudaAttention.shares*:CudaLinear.packed_codes*:CudaSolver.Walks*"
 
 dense=$(perplexity dense_cpu cpu f32 "$model")
@@ -87,6 +87,8 @@ agree 'perplexity of the packed model' "$packed" \
   "$(perplexity packed_cuda cuda f32 "$logs/2bit-cpu")" 0.1
 agree 'perplexity of what each device quantized' "$packed" \
   "$(perplexity own_cuda cuda f32 "$logs/2bit-cuda")" 3
+step 'decoding a well-known shape' 60 "$build/d2quant" --device cuda bench decode \
+  --shape smollm2-135m --steps 16
 step 'text from the packed model' 60 "$build/d2quant" --device cuda run "$logs/2bit-cuda" \
   -p 'The sea is' -n 40 --temp 0
 exit $failed
