@@ -31,11 +31,10 @@ set_source_files_properties(src/quant/linear_settings.cpp src/quant/options.cpp
 # Third-party libraries a folder uses itself.
 set(D2Q_LIBS_base fmt::fmt Threads::Threads PkgConfig::XXHASH)
 set(D2Q_LIBS_format nlohmann_json::nlohmann_json)
-set(D2Q_LIBS_kernels PkgConfig::OPENBLAS DNNL::dnnl gomp)
+set(D2Q_LIBS_kernels PkgConfig::OPENBLAS ${LAPACKE_LIBRARY} DNNL::dnnl gomp)
 if(D2Q_HAS_CUDA)
-  list(APPEND D2Q_LIBS_kernels CUDA::cudart_static CUDA::cublas CUDA::cublasLt)
+  list(APPEND D2Q_LIBS_kernels CUDA::cudart_static CUDA::cublas CUDA::cublasLt CUDA::cusolver)
 endif()
-set(D2Q_LIBS_linalg PkgConfig::OPENBLAS ${LAPACKE_LIBRARY})
 set(D2Q_LIBS_text PkgConfig::PCRE2 PkgConfig::UTF8PROC nlohmann_json::nlohmann_json)
 set(D2Q_LIBS_model nlohmann_json::nlohmann_json)
 set(D2Q_LIBS_quant nlohmann_json::nlohmann_json)

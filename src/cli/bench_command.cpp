@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "cli/bench_quantize_command.h"
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/runtime.h"
@@ -352,6 +353,7 @@ void add_bench_command(CLI::App& app, Program& program) {
   add_decode_bench(parent, program);
   add_prefill_bench(parent, program);
   add_kernels_bench(parent, program);
+  add_bench_quantize_command(parent, program);
 }
 
 }  // namespace d2q::cli

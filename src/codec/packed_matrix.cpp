@@ -143,36 +143,48 @@ float weight_of(PackedKind kind, int bits, const float* params, int code) {
   return sum;
 }
 
-void pack(const PackedLayout& layout, std::span<const uint8_t> codes, std::span<const float> params,
-          std::span<uint8_t> packed_codes, std::span<Half> packed_scales) {
+void pack_tiles(const PackedLayout& layout, int64_t first_tile, int64_t n_tiles,
+                std::span<const uint8_t> codes, std::span<const float> params,
+                std::span<uint8_t> packed_codes, std::span<Half> packed_scales) {
   check_view({layout, packed_codes, packed_scales});
   check_unpacked(layout, codes.size(), params.size());
-  uint8_t all_bits = 0;
-  for (const uint8_t code : codes) all_bits = static_cast<uint8_t>(all_bits | code);
-  D2Q_CHECK((all_bits >> layout.bits) == 0, "a code has more than {} bits", layout.bits);
-
+  D2Q_CHECK(first_tile >= 0 && n_tiles >= 0 && first_tile + n_tiles <= layout.n_row_tiles(),
+            "row tiles {}+{} of {}", first_tile, n_tiles, layout.n_row_tiles());
   const PackedGeometry geometry = geometry_of(layout);
   const int n_params = layout.n_params();
-  std::fill(packed_codes.begin(), packed_codes.end(), uint8_t{0});
-  std::fill(packed_scales.begin(), packed_scales.end(), Half{});
-  for_each_tile_group(geometry, [&](int64_t tile, int64_t group) {
-    const GroupColumns columns = columns_of(layout, group);
-    uint8_t* steps = packed_codes.data() + step_offset(geometry, layout.bits, tile, group);
-    Half* scales = packed_scales.data() + scale_offset(layout, tile, group);
-    const int64_t n_rows = std::min(kTileRows, layout.rows - tile * kTileRows);
-    for (int64_t r = 0; r < n_rows; ++r) {
-      const int64_t row = tile * kTileRows + r;
-      const uint8_t* source = codes.data() + row * layout.cols + columns.begin;
-      for (int64_t c = 0; c < columns.size; ++c) {
-        write_code(layout.bits, steps + c / kStepColumns * step_bytes(layout.bits), r,
-                   c % kStepColumns, source[c]);
-      }
-      const float* row_params = params.data() + (row * geometry.n_groups + group) * n_params;
-      for (int k = 0; k < n_params; ++k) {
-        scales[k * kTileRows + r] = checked_half(row_params[k], row, group);
+  uint8_t all_bits = 0;
+  for (int64_t tile = first_tile; tile < first_tile + n_tiles; ++tile) {
+    uint8_t* tile_codes = packed_codes.data() + step_offset(geometry, layout.bits, tile, 0);
+    std::fill(tile_codes, tile_codes + geometry.tile_code_bytes, uint8_t{0});
+    Half* tile_scales = packed_scales.data() + scale_offset(layout, tile, 0);
+    std::fill(tile_scales, tile_scales + geometry.tile_scales, Half{});
+    for (int64_t group = 0; group < geometry.n_groups; ++group) {
+      const GroupColumns columns = columns_of(layout, group);
+      uint8_t* steps = packed_codes.data() + step_offset(geometry, layout.bits, tile, group);
+      Half* scales = packed_scales.data() + scale_offset(layout, tile, group);
+      const int64_t n_rows = std::min(kTileRows, layout.rows - tile * kTileRows);
+      for (int64_t r = 0; r < n_rows; ++r) {
+        const int64_t row = tile * kTileRows + r;
+        const uint8_t* source = codes.data() + row * layout.cols + columns.begin;
+        for (int64_t c = 0; c < columns.size; ++c) {
+          all_bits = static_cast<uint8_t>(all_bits | source[c]);
+          write_code(layout.bits, steps + c / kStepColumns * step_bytes(layout.bits), r,
+                     c % kStepColumns, source[c]);
+        }
+        const float* row_params = params.data() + (row * geometry.n_groups + group) * n_params;
+        for (int k = 0; k < n_params; ++k) {
+          scales[k * kTileRows + r] = checked_half(row_params[k], row, group);
+        }
       }
     }
-  });
+  }
+  D2Q_CHECK((all_bits >> layout.bits) == 0, "a code has more than {} bits", layout.bits);
+}
+
+void pack(const PackedLayout& layout, std::span<const uint8_t> codes, std::span<const float> params,
+          std::span<uint8_t> packed_codes, std::span<Half> packed_scales) {
+  validate(layout, "packed matrix");
+  pack_tiles(layout, 0, layout.n_row_tiles(), codes, params, packed_codes, packed_scales);
 }
 
 void unpack(const PackedView& packed, std::span<uint8_t> codes, std::span<float> params) {

@@ -72,6 +72,12 @@ struct PackedView {
 void pack(const PackedLayout& layout, std::span<const uint8_t> codes, std::span<const float> params,
           std::span<uint8_t> packed_codes, std::span<Half> packed_scales);
 
+/// pack() of the row tiles [first_tile, first_tile + n_tiles) alone; the spans are those of the
+/// whole matrix. Other tiles may be packed at the same time.
+void pack_tiles(const PackedLayout& layout, int64_t first_tile, int64_t n_tiles,
+                std::span<const uint8_t> codes, std::span<const float> params,
+                std::span<uint8_t> packed_codes, std::span<Half> packed_scales);
+
 /// The inverse of pack().
 void unpack(const PackedView& packed, std::span<uint8_t> codes, std::span<float> params);
 

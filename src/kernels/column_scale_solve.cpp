@@ -2,14 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace d2q {
 namespace {
 
-constexpr int kSteps = 64;
-/// Share of the starting residual (squared, preconditioned) at which the steps end: c is rounded to
-/// f32 afterwards.
-constexpr double kTolerance = 1e-10;
 constexpr double kSmallestShare = 0.25;
 
 double dot(const std::vector<double>& a, const std::vector<double>& b) {
@@ -33,7 +30,7 @@ void solve_from(const ColumnScaleQuadratic& quadratic, std::vector<double>& x) {
   std::vector<double> direction = preconditioned();
   double size = dot(residual, direction);
   const double start = size;
-  for (int step = 0; step < kSteps && size > kTolerance * start; ++step) {
+  for (int step = 0; step < kColumnScaleSteps && size > kColumnScaleTolerance * start; ++step) {
     const std::vector<double> image = quadratic.times(direction);
     const double curvature = dot(direction, image);
     if (!(curvature > 0.0)) return;
@@ -51,11 +48,17 @@ void solve_from(const ColumnScaleQuadratic& quadratic, std::vector<double>& x) {
 
 }  // namespace
 
-std::vector<float> solve_column_scale(const ColumnScaleQuadratic& quadratic,
-                                      std::span<const float> old) {
+ColumnScaleSolution solve_column_scale(const ColumnScaleQuadratic& quadratic,
+                                       std::span<const float> old) {
+  std::vector<double> minimum(old.begin(), old.end());
+  solve_from(quadratic, minimum);
+  return accept_column_scale(quadratic, old, std::move(minimum));
+}
+
+ColumnScaleSolution accept_column_scale(const ColumnScaleQuadratic& quadratic,
+                                        std::span<const float> old, std::vector<double> minimum) {
   const std::vector<double> start(old.begin(), old.end());
-  std::vector<double> solution = start;
-  solve_from(quadratic, solution);
+  std::vector<double> solution = std::move(minimum);
   std::vector<float> rounded(old.size());
   for (size_t j = 0; j < rounded.size(); ++j) {
     rounded[j] = std::isfinite(solution[j])
@@ -66,8 +69,9 @@ std::vector<float> solve_column_scale(const ColumnScaleQuadratic& quadratic,
   const auto value = [&](const std::vector<double>& x) {
     return dot(x, quadratic.times(x)) - 2.0 * dot(x, quadratic.right);
   };
-  if (!(value(solution) < value(start))) return {};
-  return rounded;
+  const double change = value(solution) - value(start);
+  if (!(change < 0.0)) return {};
+  return {std::move(rounded), change};
 }
 
 }  // namespace d2q

@@ -17,9 +17,23 @@ struct ColumnScaleQuadratic {
   std::function<std::vector<double>(const std::vector<double>&)> times;
 };
 
-/// c that minimises the quadratic, from `old` on; rounded to f32, every column at least a quarter
-/// of what it was (c is divided by, so it stays away from 0). Empty when that is no improvement.
-std::vector<float> solve_column_scale(const ColumnScaleQuadratic& quadratic,
-                                      std::span<const float> old);
+struct ColumnScaleSolution {
+  std::vector<float> scale;  // empty when nothing lowers J
+  double change = 0.0;       // of J
+};
+
+/// Limits of the conjugate gradients: steps, and the share of the starting residual (squared,
+/// preconditioned) at which they end, because c is rounded to f32 afterwards.
+inline constexpr int kColumnScaleSteps = 64;
+inline constexpr double kColumnScaleTolerance = 1e-10;
+
+/// c that minimises the quadratic, from `old` on.
+ColumnScaleSolution solve_column_scale(const ColumnScaleQuadratic& quadratic,
+                                       std::span<const float> old);
+/// The second half of it, for devices that find the minimum themselves: c rounded to f32, every
+/// column at least a quarter of what it was (c is divided by, so it stays away from 0), and whether
+/// that lowers J.
+ColumnScaleSolution accept_column_scale(const ColumnScaleQuadratic& quadratic,
+                                        std::span<const float> old, std::vector<double> minimum);
 
 }  // namespace d2q

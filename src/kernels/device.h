@@ -11,6 +11,7 @@
 #include "base/thread_pool.h"
 #include "codec/packed_matrix.h"
 #include "kernels/linear_weights.h"
+#include "kernels/matrix_ops.h"
 #include "kernels/solver_ops.h"
 #include "kernels/tensor.h"
 
@@ -61,6 +62,13 @@ class Device {
   virtual std::string name() const = 0;
   /// True when bf16 products run faster than f32 ones here.
   virtual bool has_fast_bf16() const = 0;
+  /// Tokens that a stage takes at a time where nothing else decides: enough to fill the device,
+  /// little enough to keep intermediate results small or in cache.
+  virtual int64_t chunk_tokens() const = 0;
+  /// True when operations return before they are done, so that the host can prepare what follows.
+  virtual bool is_asynchronous() const = 0;
+  /// The most memory that tensors have taken so far; on the CPU what the whole process has.
+  virtual int64_t peak_memory_bytes() const = 0;
 
   // --- memory ---------------------------------------------------------------------------------
   /// Uninitialised. Throws std::bad_alloc.
@@ -149,6 +157,7 @@ class Device {
 
   // --- solver (METHOD.md §4, §5) --------------------------------------------------------------
   virtual SolverOps& solver() = 0;
+  virtual MatrixOps& matrices() = 0;
 
   // --- gradients (METHOD.md §9) -----------------------------------------------------------------
   virtual GradientOps& gradients() = 0;

@@ -8,21 +8,18 @@ Tensor to_device(Device& device, std::span<const float> values, int64_t rows, in
             values.size(), rows, cols);
   const Tensor wide = device.allocate(rows, cols, DType::kF32);
   device.upload(values.data(), wide);
-  if (dtype == DType::kF32) return wide;
-  const Tensor result = device.allocate(rows, cols, dtype);
-  device.convert(wide, result);
-  return result;
+  return in_dtype(device, wide, dtype);
 }
 
 Tensor to_device(Device& device, const Matrix<float>& matrix, DType dtype) {
   return to_device(device, matrix.span(), matrix.rows(), matrix.cols(), dtype);
 }
 
-Tensor to_device(Device& device, const Matrix<double>& matrix) {
-  Matrix<float> rounded(matrix.rows(), matrix.cols());
-  for (int64_t i = 0; i < matrix.size(); ++i)
-    rounded.data()[i] = static_cast<float>(matrix.data()[i]);
-  return to_device(device, rounded);
+Tensor in_dtype(Device& device, const Tensor& tensor, DType dtype) {
+  if (tensor.empty() || tensor.dtype() == dtype) return tensor;
+  const Tensor result = device.allocate(tensor.rows(), tensor.cols(), dtype);
+  device.convert(tensor, result);
+  return result;
 }
 
 }  // namespace d2q

@@ -13,8 +13,9 @@ namespace d2q {
 Tensor to_device(Device& device, std::span<const float> values, int64_t rows, int64_t cols,
                  DType dtype = DType::kF32);
 Tensor to_device(Device& device, const Matrix<float>& matrix, DType dtype = DType::kF32);
-/// Rounded to f32, which is what devices compute in.
-Tensor to_device(Device& device, const Matrix<double>& matrix);
+
+/// `tensor` itself, or a copy converted to `dtype`.
+Tensor in_dtype(Device& device, const Tensor& tensor, DType dtype);
 
 /// The elements of `tensor`; T must be its dtype.
 template <typename T>

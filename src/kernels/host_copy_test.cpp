@@ -36,13 +36,14 @@ TEST_F(HostCopyTest, TheDeviceRoundsToTheDtypeAskedFor) {
   EXPECT_EQ(to_float(brain(0, 1)), -2.5f);
 }
 
-TEST_F(HostCopyTest, DoublesAreRoundedToF32) {
-  Matrix<double> matrix(1, 2);
-  matrix(0, 0) = 0.1;
-  matrix(0, 1) = 1.0 + 0x1p-30;
-  const Matrix<float> back = to_host<float>(*device_, to_device(*device_, matrix));
-  EXPECT_EQ(back(0, 0), 0.1f);
-  EXPECT_EQ(back(0, 1), 1.0f);
+TEST_F(HostCopyTest, AnotherDtypeIsAConvertedCopyAndTheSameOneIsItself) {
+  const std::vector<float> values = {1.0f + 0x1p-12f, -2.5f};
+  const Tensor tensor = to_device(*device_, values, 1, 2);
+  EXPECT_EQ(in_dtype(*device_, tensor, DType::kF32).raw(), tensor.raw());
+  const auto half = to_host<Half>(*device_, in_dtype(*device_, tensor, DType::kF16));
+  EXPECT_EQ(to_float(half(0, 0)), 1.0f);
+  EXPECT_EQ(to_float(half(0, 1)), -2.5f);
+  EXPECT_TRUE(in_dtype(*device_, Tensor{}, DType::kBF16).empty());
 }
 
 TEST_F(HostCopyTest, AWrongCountOrDtypeIsOurBug) {

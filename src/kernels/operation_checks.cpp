@@ -96,4 +96,61 @@ void check_decode_attention(const Tensor& projections, const Tensor& positions,
   }
 }
 
+void check_square(const Tensor& matrix, DType dtype, int64_t n) {
+  D2Q_CHECK(matrix.rows() == matrix.cols() && (n < 0 || matrix.rows() == n) && matrix.rows() > 0 &&
+                matrix.dtype() == dtype,
+            "{}x{} of dtype {}, expected a square of {} of dtype {}", matrix.rows(), matrix.cols(),
+            static_cast<int>(matrix.dtype()), n, static_cast<int>(dtype));
+}
+
+void check_permutation(const Tensor& source, std::span<const int64_t> order,
+                       const Tensor& destination) {
+  check_square(source, DType::kF32);
+  check_square(destination, DType::kF64, source.rows());
+  D2Q_CHECK(static_cast<int64_t>(order.size()) == source.rows(), "order of {} for {}", order.size(),
+            source.rows());
+  for (const int64_t column : order)
+    D2Q_CHECK(column >= 0 && column < source.cols(), "column {} of {}", column, source.cols());
+}
+
+void check_gather(const Tensor& source, std::span<const int64_t> columns,
+                  const Tensor& destination) {
+  D2Q_CHECK(destination.rows() == source.rows() &&
+                destination.cols() == static_cast<int64_t>(columns.size()),
+            "{} columns of {}x{} into {}x{}", columns.size(), source.rows(), source.cols(),
+            destination.rows(), destination.cols());
+  D2Q_CHECK(source.dtype() == destination.dtype() &&
+                (source.dtype() == DType::kF32 || source.dtype() == DType::kU8),
+            "dtypes {} {}", static_cast<int>(source.dtype()),
+            static_cast<int>(destination.dtype()));
+  for (const int64_t column : columns)
+    D2Q_CHECK(column < source.cols(), "column {} of {}", column, source.cols());
+}
+
+void check_expansion(const PackedLayout& layout, const Tensor& codes, const Tensor& params,
+                     const Tensor& weight) {
+  validate(layout, "expansion");
+  D2Q_CHECK(codes.size() == layout.rows * layout.cols && codes.dtype() == DType::kU8 &&
+                params.size() == layout.rows * layout.n_groups() * layout.n_params() &&
+                params.dtype() == DType::kF32,
+            "{} codes and {} parameters for {}x{}", codes.size(), params.size(), layout.rows,
+            layout.cols);
+  D2Q_CHECK(
+      weight.rows() == layout.rows && weight.cols() == layout.cols && weight.dtype() == DType::kF32,
+      "weight {}x{} for {}x{}", weight.rows(), weight.cols(), layout.rows, layout.cols);
+}
+
+void check_errors(const Tensor& weight, std::span<const Tensor> candidates, const Tensor& gram,
+                  const Tensor& deviation) {
+  check_square(gram, DType::kF32, weight.cols());
+  if (!deviation.empty()) check_square(deviation, DType::kF32, weight.cols());
+  D2Q_CHECK(weight.dtype() == DType::kF32, "weight of dtype {}", static_cast<int>(weight.dtype()));
+  for (const Tensor& candidate : candidates) {
+    D2Q_CHECK(candidate.rows() == weight.rows() && candidate.cols() == weight.cols() &&
+                  candidate.dtype() == DType::kF32,
+              "candidate {}x{} for {}x{}", candidate.rows(), candidate.cols(), weight.rows(),
+              weight.cols());
+  }
+}
+
 }  // namespace d2q

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 
+#include "codec/packed_matrix.h"
 #include "kernels/decode_ops.h"
 #include "kernels/tensor.h"
 
@@ -28,5 +29,17 @@ void check_projections(const Tensor& x, std::span<const Linear* const> linears, 
 void check_decode_attention(const Tensor& projections, const Tensor& positions,
                             const AttentionShape& shape, const DecodeAttention& attention,
                             const Tensor& keys, const Tensor& values, const Tensor& y);
+
+/// A square matrix of `dtype`, [n, n] where n is given.
+void check_square(const Tensor& matrix, DType dtype, int64_t n = -1);
+/// MatrixOps::permute, gather_columns, expand and errors.
+void check_permutation(const Tensor& source, std::span<const int64_t> order,
+                       const Tensor& destination);
+void check_gather(const Tensor& source, std::span<const int64_t> columns,
+                  const Tensor& destination);
+void check_expansion(const PackedLayout& layout, const Tensor& codes, const Tensor& params,
+                     const Tensor& weight);
+void check_errors(const Tensor& weight, std::span<const Tensor> candidates, const Tensor& gram,
+                  const Tensor& deviation);
 
 }  // namespace d2q

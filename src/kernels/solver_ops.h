@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -57,6 +58,8 @@ struct Refinement {
   Tensor weight;        // [out, in] ŵ, in and out
 };
 
+/// The refining operations return how J changed where their device knows it without another
+/// product.
 class SolverOps {
  public:
   virtual ~SolverOps() = default;
@@ -64,13 +67,13 @@ class SolverOps {
   virtual void column_walk(const ColumnWalk& walk) = 0;
   /// §8.3: with the codes fixed, each row's parameters by least squares under H, through the block
   /// structure of the normal equations. K·2·out·in² flops by GEMM (half by symmetry), K = n_params.
-  virtual void refit_scales(const Refinement& refinement) = 0;
+  virtual std::optional<double> refit_scales(const Refinement& refinement) = 0;
   /// §8.4: one sweep of coordinate descent over the codes. 4·out·in² flops by GEMM.
-  virtual void refine_codes(const Refinement& refinement) = 0;
+  virtual std::optional<double> refine_codes(const Refinement& refinement) = 0;
   /// Column scale c by least squares with codes and row scales fixed (sign planes): all rows share
   /// it. Kept only if J falls. 2·out·in² flops by GEMM and some dozen products with an [in, in]
   /// matrix. c's geometric mean may leave 1.
-  virtual void refit_column_scale(const Refinement& refinement) = 0;
+  virtual std::optional<double> refit_column_scale(const Refinement& refinement) = 0;
   /// J of the weights as they stand, summed over rows. 2·out·in² flops by GEMM.
   virtual double objective(const Refinement& refinement) = 0;
 };

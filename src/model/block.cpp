@@ -10,15 +10,11 @@
 namespace d2q {
 namespace {
 
-// Rows for which a stage holds its intermediate results at once (whole sequences, so at least one):
-// bounds memory to a few [kSliceRows, intermediate] matrices and keeps them in the last-level
-// cache.
-constexpr int64_t kSliceRows = 2048;
-
-/// body(begin, count) over slices of `rows` that are multiples of `unit`.
+/// body(begin, count) over slices of `rows` that are multiples of `unit`: a stage holds a few
+/// [slice, intermediate] matrices at once.
 template <typename Body>
-void for_slices(int64_t rows, int64_t unit, Body&& body) {
-  const int64_t slice = std::max<int64_t>(1, kSliceRows / unit) * unit;
+void for_slices(const Device& device, int64_t rows, int64_t unit, Body&& body) {
+  const int64_t slice = std::max<int64_t>(1, device.chunk_tokens() / unit) * unit;
   for (int64_t begin = 0; begin < rows; begin += slice) body(begin, std::min(slice, rows - begin));
 }
 
@@ -100,7 +96,7 @@ void BlockStages::attention(const BlockWeights& w, const Tensor& h, int64_t sequ
   D2Q_CHECK(sequence_length > 0 && h.rows() % sequence_length == 0, "{} rows in sequences of {}",
             h.rows(), sequence_length);
   std::vector<int32_t> positions;
-  for_slices(h.rows(), sequence_length, [&](int64_t begin, int64_t count) {
+  for_slices(device_, h.rows(), sequence_length, [&](int64_t begin, int64_t count) {
     for (auto row = static_cast<int64_t>(positions.size()); row < count; ++row) {
       positions.push_back(static_cast<int32_t>(row % sequence_length));
     }
@@ -113,7 +109,7 @@ void BlockStages::attention(const BlockWeights& w, const Tensor& h, int64_t sequ
 }
 
 void BlockStages::attention_output(const BlockWeights& w, const Tensor& a, const Tensor& x) const {
-  for_slices(x.rows(), 1, [&](int64_t begin, int64_t count) {
+  for_slices(device_, x.rows(), 1, [&](int64_t begin, int64_t count) {
     const Tensor y = device_.allocate(count, x.cols(), DType::kF32);
     apply(device_, w.o, a.row_range(begin, count), y, products_);
     device_.add(x.row_range(begin, count), y);
@@ -126,7 +122,7 @@ void BlockStages::mlp_input(const BlockWeights& w, const Tensor& x, const Tensor
 
 void BlockStages::mlp(const BlockWeights& w, const Tensor& h, const Tensor& m) const {
   const bool gated = w.gate.packed || !w.gate.dense.empty();
-  for_slices(h.rows(), 1, [&](int64_t begin, int64_t count) {
+  for_slices(device_, h.rows(), 1, [&](int64_t begin, int64_t count) {
     const Tensor input = h.row_range(begin, count);
     const Tensor up = device_.allocate(count, m.cols(), DType::kF32);
     if (gated) {
@@ -142,7 +138,7 @@ void BlockStages::mlp(const BlockWeights& w, const Tensor& h, const Tensor& m) c
 }
 
 void BlockStages::mlp_output(const BlockWeights& w, const Tensor& m, const Tensor& x) const {
-  for_slices(x.rows(), 1, [&](int64_t begin, int64_t count) {
+  for_slices(device_, x.rows(), 1, [&](int64_t begin, int64_t count) {
     const Tensor y = device_.allocate(count, x.cols(), DType::kF32);
     apply(device_, w.down, m.row_range(begin, count), y, products_);
     device_.add(x.row_range(begin, count), y);

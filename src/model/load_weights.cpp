@@ -36,6 +36,20 @@ NormParams load_norm(Device& device, const WeightSource& source, const std::stri
   return params;
 }
 
+std::vector<std::string> block_tensors(const WeightSource& source, int64_t layer) {
+  const ModuleNames& m = family_named(source.config().family).modules;
+  std::vector<std::string> names;
+  for (const ModuleName& module : {m.attention_norm, m.q, m.k, m.v, m.o, m.q_norm, m.k_norm,
+                                   m.mlp_norm, m.gate, m.up, m.down}) {
+    if (module.hf.empty()) continue;
+    for (const char* suffix : {".weight", ".bias"}) {
+      const std::string name = module_name(module.hf, layer) + suffix;
+      if (source.has(name)) names.push_back(name);
+    }
+  }
+  return names;
+}
+
 BlockWeights load_block(Device& device, const WeightSource& source, int64_t layer,
                         DType dense_dtype) {
   const ModelConfig& config = source.config();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "model/block.h"
 #include "model/family.h"
@@ -15,6 +16,9 @@ Tensor load_tensor(Device& device, const WeightSource& source, const std::string
 /// The linear layer `module` ("lm_head", ...): packed when the source has codes for it, else dense.
 Linear load_linear(Device& device, const WeightSource& source, const std::string& module,
                    DType dense_dtype);
+
+/// The names of all tensors of block `layer`.
+std::vector<std::string> block_tensors(const WeightSource& source, int64_t layer);
 
 /// The norm `module`; its shift is the stored bias, if there is one.
 NormParams load_norm(Device& device, const WeightSource& source, const std::string& module,

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/matrix.h"
 #include "codec/packed_matrix.h"
@@ -27,6 +28,8 @@ class WeightSource {
   virtual Matrix<float> load(const std::string& name) const = 0;
   /// The packed codes of "<linear>.weight" in a d2quant folder; nullopt when stored densely.
   virtual std::optional<PackedView> packed(const std::string& name) const = 0;
+  /// A hint that these will be loaded next.
+  virtual void prefetch(const std::vector<std::string>& names) const { static_cast<void>(names); }
 };
 
 /// Opens an HF folder, a GGUF file or a d2quant folder; which one is found out by looking.

@@ -13,6 +13,7 @@ void finish(LinearSolution& down, std::span<float> up_bias) {
   D2Q_CHECK(up_bias.empty() || up_bias.size() == down.column_scale.size(),
             "bias of {} for {} columns", up_bias.size(), down.column_scale.size());
   for (size_t j = 0; j < up_bias.size(); ++j) up_bias[j] *= down.column_scale[j];
+  down.weight = {};
   std::fill(down.column_scale.begin(), down.column_scale.end(), 1.0f);
   down.has_column_scale = false;
 }
@@ -25,6 +26,7 @@ void absorb_column_scale(LinearSolution& down, LinearSolution& up, std::span<flo
             down.column_scale.size());
   const int64_t n_groups = up.layout.n_groups();
   const int n_params = up.layout.n_params();
+  up.weight = {};
   // A uniform grid's zero is a code, not a weight: only its scale is multiplied.
   const int n_scaled = up.layout.kind == PackedKind::kUniform ? 1 : n_params;
   for (int64_t j = 0; j < rows; ++j) {

@@ -5,6 +5,7 @@
 
 #include "base/rng.h"
 #include "base/testing/expect_error.h"
+#include "quant/testing/reconstruct.h"
 
 namespace d2q {
 namespace {
@@ -56,7 +57,8 @@ void expect_same_output(const Output& actual, const Output& expected, double rel
 class AbsorbTest : public ::testing::Test {
  protected:
   LinearSolution solve(const Matrix<float>& weight, const Grid& grid) {
-    return InputSetSolver(*device_, pool_, weight.cols()).solve(weight, grid, 16);
+    return InputSetSolver(*device_, weight.cols())
+        .solve(test::on_device(*device_, weight), grid, 16);
   }
   LinearSolution solved_down() {
     Matrix<float> weight = random_matrix(kHidden, kInner, 2);
@@ -84,12 +86,12 @@ TEST_F(AbsorbTest, APackedUpProjectionTakesTheScaleUpToTheRoundingOfItsOwn) {
     const std::vector<float> c = down.column_scale;
     EXPECT_GT(*std::max_element(c.begin(), c.end()), 1.5f);
     const std::vector<uint8_t> codes = up.codes;
-    const Output before = run(reconstruct(up), bias_, reconstruct(down));
+    const Output before = run(test::reconstruct(up), bias_, test::reconstruct(down));
     std::vector<float> bias = bias_;
     absorb_column_scale(down, up, bias);
     // Three planes can nearly cancel in a level: as many roundings add up.
     const double relative = grid.kind == GridKind::kUniform ? kHalfRounding : 16 * kHalfRounding;
-    expect_same_output(run(reconstruct(up), bias, reconstruct(down)), before, relative);
+    expect_same_output(run(test::reconstruct(up), bias, test::reconstruct(down)), before, relative);
     EXPECT_EQ(up.codes, codes);
     EXPECT_FALSE(down.has_column_scale);
     for (const float scale : down.column_scale) EXPECT_EQ(scale, 1.0f);
@@ -116,10 +118,10 @@ TEST_F(AbsorbTest, TheZerosOfAUniformGridStay) {
 TEST_F(AbsorbTest, ADenseUpProjectionTakesTheScaleToTheRoundingOfF32) {
   Matrix<float> up = random_matrix(kInner, kHidden, 1);
   LinearSolution down = solved_down();
-  const Output before = run(up, bias_, reconstruct(down));
+  const Output before = run(up, bias_, test::reconstruct(down));
   std::vector<float> bias = bias_;
   absorb_column_scale(down, up, bias);
-  expect_same_output(run(up, bias, reconstruct(down)), before, 1e-6);
+  expect_same_output(run(up, bias, test::reconstruct(down)), before, 1e-6);
   EXPECT_FALSE(down.has_column_scale);
 }
 

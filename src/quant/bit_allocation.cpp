@@ -56,11 +56,10 @@ class BlockOutput {
 };
 
 /// `weight` rounded to the nearest of `bits`' uniform levels, in groups.
-Tensor rounded(Device& device, ThreadPool& pool, const Matrix<float>& weight, int bits,
-               int64_t group_size, DType dtype) {
-  InputSetSolver plain(device, pool, weight.cols());
+Tensor rounded(Device& device, const Tensor& weight, int bits, int64_t group_size, DType dtype) {
   const Grid grid{GridKind::kUniform, bits, false};
-  return to_device(device, reconstruct(plain.solve(weight, grid, group_size)), dtype);
+  return in_dtype(
+      device, InputSetSolver(device, weight.cols()).solve(weight, grid, group_size).weight, dtype);
 }
 
 }  // namespace
@@ -113,7 +112,7 @@ std::map<std::string, int> allocate_bits(std::span<const LinearSensitivity> line
 }
 
 std::vector<LinearSensitivity> measure_sensitivity(
-    Device& device, ThreadPool& pool, const WeightSource& source, const QuantizeOptions& options,
+    Device& device, const WeightSource& source, const QuantizeOptions& options,
     const RopeTables& rope, std::span<const int32_t> ids,
     const std::function<void(int64_t layer)>& on_block) {
   const ModelConfig& config = source.config();
@@ -146,7 +145,7 @@ std::vector<LinearSensitivity> measure_sensitivity(
       const bool is_down = absorbs_column_scale(config, linear.name);
       LinearSettings settings = linear_settings(options, entry.name, is_down);
       if (settings.keep) continue;
-      const Matrix<float> weight = source.load(entry.name + ".weight");
+      const Tensor weight = load_tensor(device, source, entry.name + ".weight", DType::kF32);
       entry.n_weights = weight.size();
       const auto choose = [&](int bits, double error) {
         settings.grid = grid_of(options, bits, is_down);
@@ -155,7 +154,7 @@ std::vector<LinearSensitivity> measure_sensitivity(
       const auto error_at = [&](int bits) {
         BlockWeights changed = fp;
         (changed.*linear.member).dense =
-            rounded(device, pool, weight, bits, settings.group_size, options.products);
+            rounded(device, weight, bits, settings.group_size, options.products);
         block_output(changed, x, candidate);
         device.norm(candidate, norm, normed);
         return device.gradients().squared_error(normed, reference, 0.0f, scratch) /

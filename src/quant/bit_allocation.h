@@ -9,7 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "base/thread_pool.h"
 #include "model/block.h"
 #include "quant/options.h"
 
@@ -42,7 +41,7 @@ std::map<std::string, int> allocate_bits(std::span<const LinearSensitivity> line
 /// the two. Linears whose bits an override gives, and kept ones, are not free. Cost: 15 forwards of
 /// `ids` through the model, and two plain roundings of it.
 std::vector<LinearSensitivity> measure_sensitivity(
-    Device& device, ThreadPool& pool, const WeightSource& source, const QuantizeOptions& options,
+    Device& device, const WeightSource& source, const QuantizeOptions& options,
     const RopeTables& rope, std::span<const int32_t> ids,
     const std::function<void(int64_t layer)>& on_block);
 

@@ -72,7 +72,7 @@ class Sensitivity : public ::testing::Test {
     const auto device = make_cpu_device(pool);
     const RopeTables rope = make_rope_tables(*device, config_, 8);
     const std::vector<int32_t> ids = test::random_ids(16, config_.vocab_size);
-    return measure_sensitivity(*device, pool, test::FakeWeights(config_), options_, rope, ids, {});
+    return measure_sensitivity(*device, test::FakeWeights(config_), options_, rope, ids, {});
   }
   const LinearSensitivity& of(const std::vector<LinearSensitivity>& all, const std::string& name) {
     for (const LinearSensitivity& entry : all) {

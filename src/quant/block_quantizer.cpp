@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "codec/packed_matrix.h"
 #include "kernels/host_copy.h"
+#include "model/load_weights.h"
 #include "quant/absorb.h"
 #include "quant/linear_settings.h"
 
@@ -15,9 +16,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// Windows are taken several at a time until a chunk has about this many tokens.
-constexpr int64_t kChunkTokens = 2048;
-
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -25,6 +23,19 @@ double seconds_since(Clock::time_point start) {
 /// Rows of a cache, or nothing of a cache that the options do not need.
 Tensor rows_of(const Tensor& tensor, int64_t begin, int64_t count) {
   return tensor.empty() ? Tensor{} : tensor.row_range(begin, count);
+}
+
+/// ŵ f32 of a solution without a column scale.
+Tensor expanded(Device& device, const LinearSolution& solution) {
+  if (!solution.weight.empty()) return solution.weight;
+  const PackedLayout& layout = solution.layout;
+  const Tensor codes = device.allocate(layout.rows, layout.cols, DType::kU8);
+  device.upload(solution.codes.data(), codes);
+  const Tensor params =
+      to_device(device, solution.params, layout.rows, layout.n_groups() * layout.n_params());
+  const Tensor weight = device.allocate(layout.rows, layout.cols, DType::kF32);
+  device.matrices().expand(layout, codes, params, weight);
+  return weight;
 }
 
 }  // namespace
@@ -52,15 +63,15 @@ struct BlockQuantizer::Pass {
   const Streams& streams;
   const NormParams* final_norm;  // null before the last block
   const std::function<void(const StoredLinear&)>& on_linear;
-  BlockWeights fp;        // as prepared
+  StageClock clock;
+  BlockWeights exact;     // as prepared, f32; linears until they are solved
+  BlockWeights fp;        // the same in the dtype of the products
   QuantizedBlock result;  // whose weights are fp's, but for what is solved by now
-  Clock::time_point stage_start = Clock::now();
 };
 
-BlockQuantizer::BlockQuantizer(Device& device, ThreadPool& pool, const WeightSource& source,
+BlockQuantizer::BlockQuantizer(Device& device, const WeightSource& source,
                                const QuantizeOptions& options, const RopeTables& rope)
     : device_(device),
-      pool_(pool),
       source_(source),
       options_(options),
       rope_(rope),
@@ -88,7 +99,7 @@ bool BlockQuantizer::corrects_deviation(const QuantizeOptions& options) {
 void BlockQuantizer::for_chunks(
     const std::function<void(int64_t begin, int64_t count)>& body) const {
   const int64_t length = options_.sequence_length;
-  const int64_t step = std::max<int64_t>(1, kChunkTokens / length) * length;
+  const int64_t step = std::max<int64_t>(1, device_.chunk_tokens() / length) * length;
   const int64_t total = n_tokens();
   for (int64_t begin = 0; begin < total; begin += step) body(begin, std::min(step, total - begin));
 }
@@ -168,58 +179,62 @@ Linear BlockQuantizer::stream_linear(const StoredLinear& stored) const {
   Linear linear;
   if (!stored.bias.empty())
     linear.bias = to_device(device_, stored.bias, 1, static_cast<int64_t>(stored.bias.size()));
-  linear.dense = stored.solution
-                     ? expand(device_, pack_solution(*stored.solution).view(), options_.products)
-                     : to_device(device_, stored.dense, options_.products);
+  linear.dense = in_dtype(
+      device_,
+      stored.solution ? expanded(device_, *stored.solution) : to_device(device_, stored.dense),
+      options_.products);
   return linear;
 }
 
 StoredLinear BlockQuantizer::solve_linear(InputSetSolver& solver, int64_t layer,
-                                          const char* projection) {
-  const Clock::time_point start = Clock::now();
+                                          const char* projection, const Linear& linear) {
   StoredLinear stored;
   stored.name = linear_name(source_.config(), layer, projection);
-  Matrix<float> weight = source_.load(stored.name + ".weight");
-  if (source_.has(stored.name + ".bias")) {
-    const Matrix<float> bias = source_.load(stored.name + ".bias");
-    stored.bias.assign(bias.data(), bias.data() + bias.size());
-  }
+  stored.bias.resize(static_cast<size_t>(linear.bias.size()));
+  device_.download(linear.bias, stored.bias.data());
   const LinearSettings settings =
       linear_settings(options_, stored.name, absorbs_column_scale(source_.config(), projection));
   if (settings.keep) {
+    stored.dense = to_host<float>(device_, linear.dense);
     // What the file will hold: f16.
-    for (float& value : weight.span()) value = to_float(to_half(value));
-    stored.dense = std::move(weight);
+    for (float& value : stored.dense.span()) value = to_float(to_half(value));
   } else {
     stored.solution =
-        solver.solve(weight, settings.grid, settings.group_size, settings.middle_zero);
+        solver.solve(linear.dense, settings.grid, settings.group_size, settings.middle_zero);
   }
-  stored.seconds = seconds_since(start);
   return stored;
 }
 
 InputSetSolver BlockQuantizer::collect(Pass& pass, int64_t n_inputs, const char* projection,
                                        const AddChunk& add_chunk) {
-  if (!needs_statistics(options_)) return {device_, pool_, n_inputs};
+  if (!needs_statistics(options_)) return {device_, n_inputs};
+  pass.clock.enter("statistics");
   InputStatistics sums(device_, n_inputs, options_.samples, needs_fp_stream(options_));
   for_chunks([&](int64_t begin, int64_t count) { add_chunk(begin, count, sums); });
-  pass.result.stream_seconds += seconds_since(pass.stage_start);
-  return sums.solver(pool_, options_, linear_name(source_.config(), pass.layer, projection));
+  pass.clock.enter("factorise");
+  return sums.solver(options_, linear_name(source_.config(), pass.layer, projection), pass.clock);
 }
 
-void BlockQuantizer::solve(Pass& pass, InputSetSolver& solver, const char* projection,
-                           Linear& linear) {
-  StoredLinear stored = solve_linear(solver, pass.layer, projection);
+void BlockQuantizer::solve(Pass& pass, InputSetSolver& solver, Projection projection) {
+  const BlockLinear& linear = block_linear(projection);
+  const Clock::time_point start = Clock::now();
+  pass.clock.enter("solve");
+  Linear& exact = pass.exact.*linear.member;
+  StoredLinear stored = solve_linear(solver, pass.layer, linear.name, exact);
+  exact.dense = {};
+  pass.clock.enter("quantized stream");
+  stored.seconds = seconds_since(start);
   // A column scale is first absorbed: until then the down-projection is not as it will be stored.
-  if (!stored.solution || !stored.solution->has_column_scale) linear = stream_linear(stored);
+  if (!stored.solution || !stored.solution->has_column_scale) {
+    pass.result.weights.*linear.member = stream_linear(stored);
+    if (stored.solution) stored.solution->weight = {};
+  }
   if (pass.on_linear) pass.on_linear(stored);
   pass.result.linears.push_back(std::move(stored));
-  pass.stage_start = Clock::now();
 }
 
 void BlockQuantizer::quantize_qkv(Pass& pass) {
   const BlockWeights& fp = pass.fp;
-  BlockWeights& current = pass.result.weights;
   const auto add_chunk = [&](int64_t begin, int64_t count, InputStatistics& sums) {
     const Tensor x = pass.streams.quantized.row_range(begin, count);
     const Tensor h = caches_->input.row_range(0, count);
@@ -235,9 +250,9 @@ void BlockQuantizer::quantize_qkv(Pass& pass) {
     stages_.mlp_input(fp, after, caches_->teacher.row_range(begin, count));
   };
   InputSetSolver solver = collect(pass, source_.config().hidden_size, "q_proj", add_chunk);
-  solve(pass, solver, "k_proj", current.k);
-  solve(pass, solver, "v_proj", current.v);
-  solve(pass, solver, "q_proj", current.q);
+  solve(pass, solver, Projection::kK);
+  solve(pass, solver, Projection::kV);
+  solve(pass, solver, Projection::kQ);
 }
 
 void BlockQuantizer::quantize_o(Pass& pass) {
@@ -253,7 +268,7 @@ void BlockQuantizer::quantize_o(Pass& pass) {
     device_.convert(a, kept);
   };
   InputSetSolver solver = collect(pass, config.n_heads * config.head_dim, "o_proj", add_chunk);
-  solve(pass, solver, "o_proj", current.o);
+  solve(pass, solver, Projection::kO);
   if (!needs_statistics(options_)) return;
   for_chunks([&](int64_t begin, int64_t count) {
     stages_.attention_output(current, caches_->attention_result.row_range(begin, count),
@@ -284,8 +299,8 @@ void BlockQuantizer::quantize_up_and_gate(Pass& pass) {
     sums.add(h, rows_of(caches_->mlp_input, begin, count));
   };
   InputSetSolver solver = collect(pass, source_.config().hidden_size, "up_proj", add_chunk);
-  solve(pass, solver, "up_proj", current.up);
-  if (!pass.fp.gate.dense.empty()) solve(pass, solver, "gate_proj", current.gate);
+  solve(pass, solver, Projection::kUp);
+  if (!pass.fp.gate.dense.empty()) solve(pass, solver, Projection::kGate);
 }
 
 void BlockQuantizer::quantize_down(Pass& pass) {
@@ -308,7 +323,7 @@ void BlockQuantizer::quantize_down(Pass& pass) {
     device_.norm(after, *pass.final_norm, caches_->teacher.row_range(begin, count));
   };
   InputSetSolver solver = collect(pass, source_.config().intermediate_size, "down_proj", add_chunk);
-  solve(pass, solver, "down_proj", current.down);
+  solve(pass, solver, Projection::kDown);
 }
 
 bool BlockQuantizer::absorb_down_scale(Pass& pass) {
@@ -334,6 +349,7 @@ void BlockQuantizer::tune(Pass& pass,
                           const std::function<void(int64_t step, double loss)>& on_step) {
   const ModelConfig& config = source_.config();
   if (!tunes_block(options_, config, pass.layer)) return;
+  pass.clock.enter("tune");
   BlockWeights& current = pass.result.weights;
   TunedSolutions solutions{};
   std::array<StoredLinear*, kBlockLinears.size()> tuned{};
@@ -355,10 +371,10 @@ void BlockQuantizer::tune(Pass& pass,
       if (tuned[i] != nullptr) current.*kBlockLinears[i].member = stream_linear(*tuned[i]);
     }
   }
-  pass.stage_start = Clock::now();
 }
 
 void BlockQuantizer::leave_block(Pass& pass, bool absorbed) {
+  pass.clock.enter("quantized stream");
   const BlockWeights& current = pass.result.weights;
   const Tensor& stream = pass.streams.quantized;
   if (pass.result.tuning && pass.result.tuning->accepted) {
@@ -388,18 +404,24 @@ void BlockQuantizer::leave_block(Pass& pass, bool absorbed) {
     pass.result.final_deviation = deviation.shift(n_tokens(), options_.shift_gate);
   }
   check_finite(pass.layer, "quantized", pass.streams.quantized);
-  pass.result.stream_seconds += seconds_since(pass.stage_start);
 }
 
 QuantizedBlock BlockQuantizer::quantize(
     int64_t layer, const Streams& streams, const NormParams* final_norm,
     const std::function<void(const StoredLinear&)>& on_linear,
     const std::function<void(int64_t step, double loss)>& on_tune_step) {
-  Pass pass{
-      layer, streams, final_norm, on_linear, load_block(device_, source_, layer, options_.products),
-      {}};
+  Pass pass{layer, streams, final_norm, on_linear, StageClock(device_), {}, {}, {}};
+  pass.clock.enter("load");
+  pass.exact = load_block(device_, source_, layer, DType::kF32);
+  pass.fp = pass.exact;
+  for (const BlockLinear& linear : kBlockLinears) {
+    Tensor& dense = (pass.fp.*linear.member).dense;
+    dense = in_dtype(device_, dense, options_.products);
+  }
   pass.result.weights = pass.fp;
+  if (layer + 1 < source_.config().n_layers) source_.prefetch(block_tensors(source_, layer + 1));
   if (needs_fp_stream(options_)) {
+    pass.clock.enter("full-precision stream");
     run_block(pass.fp, streams.fp, true);
     check_finite(layer, "full-precision", streams.fp);
   }
@@ -413,6 +435,8 @@ QuantizedBlock BlockQuantizer::quantize(
   const bool absorbed = absorb_down_scale(pass);
   tune(pass, on_tune_step);
   if (needs_statistics(options_)) leave_block(pass, absorbed);
+  pass.clock.stop();
+  pass.result.stage_seconds = pass.clock.seconds();
   return std::move(pass.result);
 }
 

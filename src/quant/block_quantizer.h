@@ -4,18 +4,19 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "base/thread_pool.h"
 #include "model/block.h"
 #include "quant/block_tuner.h"
 #include "quant/deviation.h"
 #include "quant/input_statistics.h"
 #include "quant/options.h"
 #include "quant/solve.h"
+#include "quant/stage_clock.h"
 
 namespace d2q {
 
@@ -36,7 +37,7 @@ struct QuantizedBlock {
   std::optional<DeviationShift> deviation;        // of the post-attention norm
   std::optional<DeviationShift> final_deviation;  // of the final norm, from the last block
   std::optional<BlockTuning> tuning;
-  double stream_seconds = 0.0;  // forward and statistics
+  std::map<std::string, double> stage_seconds;
 };
 
 /// The two activation streams, [samples * sequence_length, hidden] f32.
@@ -48,8 +49,8 @@ struct Streams {
 class BlockQuantizer {
  public:
   /// `source` is the prepared model. All references must outlive the object.
-  BlockQuantizer(Device& device, ThreadPool& pool, const WeightSource& source,
-                 const QuantizeOptions& options, const RopeTables& rope);
+  BlockQuantizer(Device& device, const WeightSource& source, const QuantizeOptions& options,
+                 const RopeTables& rope);
   ~BlockQuantizer();
 
   /// Whether the options need each stream at all.
@@ -93,12 +94,12 @@ class BlockQuantizer {
   /// The solver of the input set that `projection` belongs to.
   InputSetSolver collect(Pass& pass, int64_t n_inputs, const char* projection,
                          const AddChunk& add_chunk);
-  void solve(Pass& pass, InputSetSolver& solver, const char* projection, Linear& linear);
-  StoredLinear solve_linear(InputSetSolver& solver, int64_t layer, const char* projection);
+  void solve(Pass& pass, InputSetSolver& solver, Projection projection);
+  StoredLinear solve_linear(InputSetSolver& solver, int64_t layer, const char* projection,
+                            const Linear& linear);
   Linear stream_linear(const StoredLinear& stored) const;
 
   Device& device_;
-  ThreadPool& pool_;
   const WeightSource& source_;
   const QuantizeOptions& options_;
   const RopeTables& rope_;

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "base/testing/expect_error.h"
+#include "quant/testing/reconstruct.h"
 #include "quant/testing/tiny_model.h"
 
 namespace d2q {
@@ -26,7 +27,7 @@ class BlockQuantizerTest : public ::testing::Test {
   }
   QuantizedBlock quantize(const Streams& streams) {
     const RopeTables rope = make_rope_tables(*device_, source_.config(), 24);
-    BlockQuantizer quantizer(*device_, pool_, source_, options_, rope);
+    BlockQuantizer quantizer(*device_, source_, options_, rope);
     return quantizer.quantize(0, streams, nullptr, {});
   }
 
@@ -48,7 +49,7 @@ TEST_F(BlockQuantizerTest, ReplayMovesTheStreamsBitForBit) {
     const QuantizedBlock block = quantize(streams);
     const Streams again{stream(), stream()};
     const RopeTables rope = make_rope_tables(*device_, source_.config(), 24);
-    BlockQuantizer(*device_, pool_, source_, options_, rope).replay(0, block.weights, again);
+    BlockQuantizer(*device_, source_, options_, rope).replay(0, block.weights, again);
     EXPECT_NE(values_of(streams.quantized), start);
     EXPECT_EQ(values_of(again.quantized), values_of(streams.quantized));
     EXPECT_EQ(values_of(again.fp), values_of(streams.fp));
@@ -82,7 +83,7 @@ TEST_F(BlockQuantizerTest, TheColumnScaleIsAbsorbedBeforeTheBlockIsStored) {
   EXPECT_EQ(down.layout.kind, PackedKind::kSignPlanes);
   EXPECT_FALSE(down.has_column_scale);
   // What the streams ran is what the file will hold.
-  const Matrix<float> stored = reconstruct(down);
+  const Matrix<float> stored = test::reconstruct(down);
   EXPECT_EQ(values_of(block.weights.down.dense),
             std::vector<float>(stored.data(), stored.data() + stored.size()));
 }

@@ -37,7 +37,7 @@ class BlockTunerTest : public ::testing::Test {
   }
   QuantizedBlock quantize(const Streams& streams) {
     const RopeTables rope = make_rope_tables(*device_, source_.config(), options_.sequence_length);
-    return BlockQuantizer(*device_, pool_, source_, options_, rope)
+    return BlockQuantizer(*device_, source_, options_, rope)
         .quantize(0, streams, nullptr, {});
   }
   QuantizedBlock quantize() { return quantize({stream(), stream()}); }
@@ -163,7 +163,7 @@ TEST_F(BlockTunerTest, ReplayMovesTheStreamsBitForBit) {
     ASSERT_TRUE(block.tuning->accepted);
     const Streams again{stream(), stream()};
     const RopeTables rope = make_rope_tables(*device_, source_.config(), options_.sequence_length);
-    BlockQuantizer(*device_, pool_, source_, options_, rope).replay(0, block.weights, again);
+    BlockQuantizer(*device_, source_, options_, rope).replay(0, block.weights, again);
     EXPECT_EQ(values_of(again.quantized), values_of(streams.quantized));
   }
 }

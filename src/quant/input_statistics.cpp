@@ -1,5 +1,7 @@
 #include "quant/input_statistics.h"
 
+#include <utility>
+
 #include "kernels/host_copy.h"
 
 namespace d2q {
@@ -19,16 +21,16 @@ void InputStatistics::add(const Tensor& x, const Tensor& x_fp) {
   if (!cross_.empty()) device_.accumulate_cross(x_fp, x, scale_, cross_);
 }
 
-InputSetSolver InputStatistics::solver(ThreadPool& pool, const QuantizeOptions& options,
-                                       const std::string& subject) {
+InputSetSolver InputStatistics::solver(const QuantizeOptions& options, const std::string& subject,
+                                       StageClock& clock) {
   device_.mirror_lower(gram_);
   return {device_,
-          pool,
-          to_host<float>(device_, gram_),
-          cross_.empty() ? Matrix<float>() : to_host<float>(device_, cross_),
+          std::move(gram_),
+          std::move(cross_),
           {options.alpha, options.damping,
            options.refine && options.method == QuantMethod::kD2Quant, options.refine_rounds},
-          subject};
+          subject,
+          &clock};
 }
 
 DeviationStatistics::DeviationStatistics(Device& device, int64_t n)

@@ -21,8 +21,8 @@ class InputStatistics {
 
   /// The solver of the linears that read these inputs; `subject` names them in its errors. The sums
   /// are complete by then.
-  InputSetSolver solver(ThreadPool& pool, const QuantizeOptions& options,
-                        const std::string& subject);
+  InputSetSolver solver(const QuantizeOptions& options, const std::string& subject,
+                        StageClock& clock);
 
  private:
   Device& device_;

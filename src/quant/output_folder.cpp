@@ -148,8 +148,9 @@ std::string OutputFolder::shard_name(int64_t index) const {
   return fmt::format("model-{:05}-of-{:05}.safetensors", index + 1, n_blocks_ + 1);
 }
 
-void OutputFolder::write_block(Device& device, const ModelConfig& config, int64_t layer,
-                               const QuantizedBlock& block, const nlohmann::json& report) {
+void OutputFolder::write_block(Device& device, ThreadPool& pool, const ModelConfig& config,
+                               int64_t layer, const QuantizedBlock& block,
+                               const nlohmann::json& report) {
   const ModuleNames& modules = family_named(config.family).modules;
   std::vector<ShardTensor> tensors;
   std::map<std::string, std::string> metadata{{kReportKey, report.dump()}};
@@ -162,7 +163,7 @@ void OutputFolder::write_block(Device& device, const ModelConfig& config, int64_
   for (const StoredLinear& linear : block.linears) {
     const std::string weight = linear.name + ".weight";
     if (linear.solution) {
-      add_packed(weight, pack_solution(*linear.solution), tensors, metadata);
+      add_packed(weight, pack_solution(*linear.solution, pool), tensors, metadata);
     } else {
       tensors.push_back(
           {{weight, SafetensorsType::kF16, {linear.dense.rows(), linear.dense.cols()}},

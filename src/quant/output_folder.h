@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/thread_pool.h"
 #include "kernels/device.h"
 #include "model/config.h"
 #include "quant/block_quantizer.h"
@@ -30,7 +31,7 @@ class OutputFolder {
   int64_t blocks_done() const noexcept { return blocks_done_; }
 
   /// Writes the shard of block `layer`; `report` goes into its metadata.
-  void write_block(Device& device, const ModelConfig& config, int64_t layer,
+  void write_block(Device& device, ThreadPool& pool, const ModelConfig& config, int64_t layer,
                    const QuantizedBlock& block, const nlohmann::json& report);
   /// The report that write_block() stored.
   nlohmann::json block_report(int64_t layer) const;

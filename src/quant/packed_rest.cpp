@@ -9,13 +9,14 @@ PackedLinear round_to_packed(Device& device, ThreadPool& pool, const Matrix<floa
   // Whole row tiles, so that the slices' codes and scales are the matrix's one after another. A
   // slice's work takes about 20 bytes a weight.
   constexpr int64_t kSliceRows = 1024 * kTileRows;
-  InputSetSolver solver(device, pool, weight.cols());
+  InputSetSolver solver(device, weight.cols());
   const Grid grid{GridKind::kUniform, bits};
   PackedLinear result;
   for (int64_t begin = 0; begin < weight.rows(); begin += kSliceRows) {
-    Matrix<float> slice(std::min(kSliceRows, weight.rows() - begin), weight.cols());
-    std::copy_n(weight.row(begin), slice.size(), slice.data());
-    const PackedLinear part = pack_solution(solver.solve(slice, grid, group_size));
+    const int64_t rows = std::min(kSliceRows, weight.rows() - begin);
+    const Tensor slice = device.allocate(rows, weight.cols(), DType::kF32);
+    device.upload(weight.row(begin), slice);
+    const PackedLinear part = pack_solution(solver.solve(slice, grid, group_size), pool);
     result.layout = part.layout;
     result.codes.insert(result.codes.end(), part.codes.begin(), part.codes.end());
     result.scales.insert(result.scales.end(), part.scales.begin(), part.scales.end());

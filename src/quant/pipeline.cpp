@@ -18,6 +18,7 @@
 #include "model/family.h"
 #include "model/input_embedding.h"
 #include "model/load_weights.h"
+#include "model/prefetched_source.h"
 #include "model/weight_source.h"
 #include "quant/bit_allocation.h"
 #include "quant/block_quantizer.h"
@@ -131,20 +132,6 @@ json packed_config(const fs::path& model, const QuantizeOptions& options) {
                                    {"group_size", options.group_size},
                                    {"method", to_string(options.method)}};
   return config;
-}
-
-std::shared_ptr<const WeightSource> prepare(std::shared_ptr<const WeightSource> base,
-                                            const QuantizeOptions& options, ThreadPool& pool) {
-  if (options.rotation == RotationKind::kNone) return base;
-  const int64_t width = base->config().hidden_size;
-  Rotation rotation =
-      options.rotation == RotationKind::kFull
-          ? Rotation::full(width, options.seed)
-          : Rotation::block_diagonal(width, Rotation::block_for(width, options.group_size),
-                                     options.seed);
-  if (family_named(base->config().family).norm == NormKind::kLayer)
-    rotation = rotation.keeping_mean();
-  return std::make_shared<PreparedSource>(std::move(base), std::move(rotation), pool);
 }
 
 json describe(const DeviationShift& shift) {
@@ -267,17 +254,16 @@ std::vector<OutputFolder::RestTensor> rest_of_model(Device& device, ThreadPool& 
 }
 
 /// Spends options.target_bits, if there is one, by what rounding does to the first windows.
-void allocate_bits(Device& device, ThreadPool& pool, const WeightSource& source,
-                   const RopeTables& rope, const std::vector<int32_t>& ids,
-                   QuantizeOptions& options, const std::function<void(int64_t layer)>& on_block) {
+void allocate_bits(Device& device, const WeightSource& source, const RopeTables& rope,
+                   const std::vector<int32_t>& ids, QuantizeOptions& options,
+                   const std::function<void(int64_t layer)>& on_block) {
   if (options.target_bits == 0.0) return;
   const int64_t windows =
       std::clamp<int64_t>(kSensitivityTokens / options.sequence_length, 1, options.samples);
   const std::span<const int32_t> first(ids.data(),
                                        static_cast<size_t>(windows * options.sequence_length));
-  options.allocated_bits =
-      allocate_bits(measure_sensitivity(device, pool, source, options, rope, first, on_block),
-                    options.target_bits);
+  options.allocated_bits = allocate_bits(
+      measure_sensitivity(device, source, options, rope, first, on_block), options.target_bits);
 }
 
 int64_t peak_memory_bytes() {
@@ -306,6 +292,8 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   const Clock::time_point start = Clock::now();
   validate(requested);
   QuantizeOptions options = requested;
+  StageClock phases(device);
+  phases.enter("open");
   const auto report_progress = [&](const char* stage, int64_t done, int64_t total,
                                    const std::string& detail) {
     if (progress) progress({stage, done, total, detail});
@@ -317,6 +305,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   CalibrationSet calibration;
   if (BlockQuantizer::needs_statistics(options)) {
     report_progress("calibrate", 0, 1, options.calibration);
+    phases.enter("calibrate");
     calibration =
         options.calibration == "self"
             ? generate_calibration_set(device, base, options.samples, options.sequence_length,
@@ -330,7 +319,12 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
       }
     }
   }
-  const std::shared_ptr<const WeightSource> source = prepare(base, options, pool);
+  phases.enter("start");
+  // A pool of its own, because it works beside everything else.
+  ThreadPool loading_pool(device.is_asynchronous() ? std::max(1, pool.n_threads() / 2) : 1);
+  std::shared_ptr<const WeightSource> source =
+      prepared(base, options, device.is_asynchronous() ? loading_pool : pool);
+  if (device.is_asynchronous()) source = std::make_shared<PrefetchedSource>(source);
   const ModelConfig& config = source->config();
   if (config.tied_embeddings && options.embed_bits != options.head_bits) {
     fail(ErrorCode::kInvalidArgument,
@@ -341,11 +335,13 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
 
   const RopeTables rope =
       make_rope_tables(device, config, std::max<int64_t>(options.sequence_length, 2));
-  allocate_bits(device, pool, *source, rope, calibration.ids, options, [&](int64_t layer) {
+  if (options.target_bits > 0.0) phases.enter("allocate");
+  allocate_bits(device, *source, rope, calibration.ids, options, [&](int64_t layer) {
     report_progress("allocate", layer, config.n_layers,
                     fmt::format("bits of block {}/{}", layer + 1, config.n_layers));
   });
 
+  phases.enter("start");
   json settings = describe(options);
   json identity = settings;
   identity["calibration_hash"] = calibration.hash;
@@ -354,7 +350,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   OutputFolder folder(output, identity, packed_config(model, options), config.n_layers,
                       options.resume, options.overwrite);
 
-  BlockQuantizer quantizer(device, pool, *source, options, rope);
+  BlockQuantizer quantizer(device, *source, options, rope);
   Streams streams = start_streams(device, pool, *source, options, calibration.ids);
   const Family& family = family_named(config.family);
   const NormParams final_norm =
@@ -394,13 +390,15 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
                                   step, options.tune_steps, loss));
     };
     const bool corrects_final = options.final_correction && layer + 1 == config.n_layers;
+    phases.enter("quantize");
     const QuantizedBlock block = quantizer.quantize(
         layer, streams, corrects_final ? &final_norm : nullptr, on_linear, on_tune_step);
+    phases.enter("write");
     json block_report = describe(block);
     block_report["block"] = layer;
-    folder.write_block(device, config, layer, block, block_report);
+    folder.write_block(device, pool, config, layer, block, block_report);
     blocks.push_back(std::move(block_report));
-    json seconds{{"block", layer}, {"stream_seconds", block.stream_seconds}};
+    json seconds{{"block", layer}, {"stage_seconds", block.stage_seconds}};
     for (const StoredLinear& linear : block.linears)
       seconds["linear_seconds"][linear.name] = linear.seconds;
     if (block.tuning) seconds["tune_seconds"] = block.tuning->seconds;
@@ -420,7 +418,9 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
               {"blocks", blocks}};
   for (json& block : report["blocks"]) block.erase("final_shift");
   folder.finish(report);
+  phases.stop();
   report["timings"] = timings;
+  report["phase_seconds"] = phases.seconds();
   report["output"] = output.string();
   report["output_bytes"] = folder.total_bytes();
   report["resumed_blocks"] = done;

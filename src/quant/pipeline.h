@@ -10,6 +10,7 @@
 #include "base/progress.h"
 #include "base/thread_pool.h"
 #include "kernels/device.h"
+#include "model/config.h"
 #include "quant/options.h"
 
 namespace d2q {
@@ -21,6 +22,7 @@ struct QuantizePlan {
   int64_t peak_memory_bytes = 0;  // the formula of docs/architecture.md
   double floor_flops = 0.0;       // counted floor (products of the streams, statistics, solver)
 };
+QuantizePlan plan_quantization(const ModelConfig& config, const QuantizeOptions& options);
 QuantizePlan plan_quantization(const std::filesystem::path& model, const QuantizeOptions& options);
 
 /// Quantizes `model` into the folder `output`, which appears under its name only when complete;

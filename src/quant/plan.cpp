@@ -129,9 +129,11 @@ int64_t rest_bytes(const ModelConfig& c, int bits, const QuantizeOptions& option
 }  // namespace
 
 QuantizePlan plan_quantization(const std::filesystem::path& model, const QuantizeOptions& options) {
+  return plan_quantization(open_model(model)->config(), options);
+}
+
+QuantizePlan plan_quantization(const ModelConfig& c, const QuantizeOptions& options) {
   validate(options);
-  const auto source = open_model(model);
-  const ModelConfig& c = source->config();
   const bool gated = family_named(c.family).gated_mlp;
   QuantizePlan plan;
   double weights = 0.0;
@@ -186,7 +188,7 @@ QuantizePlan plan_quantization(const std::filesystem::path& model, const Quantiz
     }
     if (BlockQuantizer::corrects_deviation(options)) cache_bytes += element * c.hidden_size;
     if (tuning_bytes > 0) stream_bytes += 4 * c.hidden_size;  // the input of the block in hand
-    const int64_t solving = 2 * block_weights * element + 40 * largest * largest;
+    const int64_t solving = 8 * block_weights + 40 * largest * largest;
     memory = std::max(memory, tokens * cache_bytes + std::max(solving, tuning_bytes)) +
              tokens * stream_bytes;
     plan.floor_flops = static_cast<double>(tokens) * static_cast<double>(c.n_layers) *

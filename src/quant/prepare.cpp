@@ -52,6 +52,20 @@ const PreparedSource::Place* PreparedSource::find(const std::string& name) const
   return place == places_.end() ? nullptr : &place->second;
 }
 
+std::shared_ptr<const WeightSource> prepared(std::shared_ptr<const WeightSource> base,
+                                             const QuantizeOptions& options, ThreadPool& pool) {
+  if (options.rotation == RotationKind::kNone) return base;
+  const int64_t width = base->config().hidden_size;
+  Rotation rotation =
+      options.rotation == RotationKind::kFull
+          ? Rotation::full(width, options.seed)
+          : Rotation::block_diagonal(width, Rotation::block_for(width, options.group_size),
+                                     options.seed);
+  if (family_named(base->config().family).norm == NormKind::kLayer)
+    rotation = rotation.keeping_mean();
+  return std::make_shared<PreparedSource>(std::move(base), std::move(rotation), pool);
+}
+
 bool PreparedSource::has(const std::string& name) const {
   if (base_->has(name)) return true;
   const Place* place = find(name);

@@ -11,6 +11,7 @@
 #include "base/thread_pool.h"
 #include "linalg/rotation.h"
 #include "model/weight_source.h"
+#include "quant/options.h"
 
 namespace d2q {
 
@@ -44,5 +45,9 @@ class PreparedSource final : public WeightSource {
   ModelConfig config_;
   std::unordered_map<std::string, Place> places_;  // by module name, without ".weight" or ".bias"
 };
+
+/// `base` as the options want it: rotated, or itself.
+std::shared_ptr<const WeightSource> prepared(std::shared_ptr<const WeightSource> base,
+                                             const QuantizeOptions& options, ThreadPool& pool);
 
 }  // namespace d2q

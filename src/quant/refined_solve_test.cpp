@@ -7,6 +7,7 @@
 #include "quant/options.h"
 #include "quant/solve.h"
 #include "quant/testing/literal_gptaq.h"
+#include "quant/testing/reconstruct.h"
 #include "quant/testing/solver_problem.h"
 
 namespace d2q {
@@ -32,10 +33,10 @@ class RefinedSolveTest : public ::testing::Test {
   }
 
   LinearSolution solve(const Grid& grid, int rounds, bool with_cross) {
-    InputSetSolver solver(*device_, pool_, problem_.gram.clone(),
-                          with_cross ? problem_.cross.clone() : Matrix<float>(),
+    InputSetSolver solver(*device_, test::on_device(*device_, problem_.gram),
+                          with_cross ? test::on_device(*device_, problem_.cross) : Tensor{},
                           {kAlpha, kDamping, true, rounds}, "test");
-    return solver.solve(problem_.weight, grid, kGroup);
+    return solver.solve(test::on_device(*device_, problem_.weight), grid, kGroup);
   }
 
   /// W* = W (I + α D Hd⁻¹), §8.1.
@@ -62,7 +63,7 @@ class RefinedSolveTest : public ::testing::Test {
 
   /// Σ (ŵ − w*) Hd (ŵ − w*)ᵀ / tr(W H Wᵀ) of a solution, H undamped in the denominator.
   double objective(const LinearSolution& solution, bool with_cross) const {
-    const Matrix<float> weights = reconstruct(solution);
+    const Matrix<float> weights = test::reconstruct(solution);
     const Matrix<double> wanted = target(with_cross);
     double total = 0.0;
     double scale = 0.0;
@@ -129,9 +130,11 @@ TEST_F(RefinedSolveTest, APortableGridHasZerosOfOneAndTwoAndIsBetterThanRounding
   const Grid grid{GridKind::kUniform, 2, true, false, 15};
   // A group of weights on one side of 0, whose own zero would be 0.
   for (int64_t j = 0; j < kGroup; ++j) problem_.weight(3, j) = std::abs(problem_.weight(3, j));
-  InputSetSolver solver(*device_, pool_, problem_.gram.clone(), problem_.cross.clone(),
-                        {kAlpha, kDamping, true, 3}, "test");
-  const LinearSolution solution = solver.solve(problem_.weight, grid, kGroup, true);
+  InputSetSolver solver(*device_, test::on_device(*device_, problem_.gram),
+                        test::on_device(*device_, problem_.cross), {kAlpha, kDamping, true, 3},
+                        "test");
+  const LinearSolution solution =
+      solver.solve(test::on_device(*device_, problem_.weight), grid, kGroup, true);
   for (size_t i = 1; i < solution.params.size(); i += 2)
     EXPECT_TRUE(solution.params[i] == 1.0f || solution.params[i] == 2.0f) << solution.params[i];
   for (size_t i = 1; i < solution.stages.size(); ++i) {
@@ -139,8 +142,9 @@ TEST_F(RefinedSolveTest, APortableGridHasZerosOfOneAndTwoAndIsBetterThanRounding
     EXPECT_LE(solution.stages[i].objective, solution.stages[i - 1].objective * (1.0 + 1e-6));
   }
   EXPECT_LT(solution.objective_after, solution.objective_before);
-  InputSetSolver rounding(*device_, pool_, kColumns);
-  const LinearSolution rounded = rounding.solve(problem_.weight, grid, kGroup, true);
+  InputSetSolver rounding(*device_, kColumns);
+  const LinearSolution rounded =
+      rounding.solve(test::on_device(*device_, problem_.weight), grid, kGroup, true);
   for (size_t i = 1; i < rounded.params.size(); i += 2)
     EXPECT_TRUE(rounded.params[i] == 1.0f || rounded.params[i] == 2.0f) << rounded.params[i];
 }

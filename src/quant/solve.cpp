@@ -3,126 +3,132 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <utility>
 
 #include "base/error.h"
+#include "base/half.h"
 #include "kernels/host_copy.h"
-#include "linalg/inverse_factor.h"
-#include "linalg/quadratic_form.h"
 
 namespace d2q {
 namespace {
 
 /// Rungs of the damping ladder: the damping asked for, then each ten times the last.
 constexpr int kDampingRungs = 4;
+constexpr int64_t kTilesPerTask = 4;
 
-Matrix<float> difference(const Matrix<float>& a, const Matrix<float>& b) {
-  Matrix<float> result(a.rows(), a.cols());
-  for (int64_t i = 0; i < a.size(); ++i) result.data()[i] = a.data()[i] - b.data()[i];
+Tensor in_f32(Device& device, const Tensor& matrix) {
+  const Tensor rounded = device.allocate(matrix.rows(), matrix.cols(), DType::kF32);
+  device.convert(matrix, rounded);
+  return rounded;
+}
+
+/// `source`'s columns on new memory, 0 where `columns` says -1.
+Tensor gathered(Device& device, const Tensor& source, std::span<const int64_t> columns) {
+  const Tensor result = device.allocate(source.rows(), source.cols(), source.dtype());
+  device.matrices().gather_columns(source, columns, result);
   return result;
+}
+
+template <typename T>
+std::vector<T> downloaded(Device& device, const Tensor& tensor) {
+  D2Q_CHECK(dtype_of<T>() == tensor.dtype(), "tensor holds dtype {}",
+            static_cast<int>(tensor.dtype()));
+  std::vector<T> values(static_cast<size_t>(tensor.size()));
+  device.download(tensor, values.data());
+  return values;
 }
 
 }  // namespace
 
 struct InputSetSolver::Factorised {
   ColumnOrder order;
-  Tensor factor;     // U; empty when every rung failed
-  Tensor asymmetry;  // P of §4; empty without a cross term, or when refining
-  Tensor hessian;    // damped; only when refining
-  Tensor
-      target_map;  // transpose of α D Hd⁻¹ of §8.1; empty without a cross term; only when refining
+  std::vector<int64_t> live_columns;  // order's columns, -1 for inputs that are always 0
+  std::vector<int64_t> places;        // stored column's place in walking order
+  Tensor factor;                      // U; empty when every rung failed
+  Tensor asymmetry;                   // P of §4; empty without a cross term, or when refining
+  Tensor hessian;                     // damped; only when refining
+  TargetMap target_map;               // empty without a cross term; only when refining
   double damping = 0.0;
 };
 
-InputSetSolver::InputSetSolver(Device& device, ThreadPool& pool, int64_t n_inputs)
-    : device_(device),
-      pool_(pool),
-      n_inputs_(n_inputs),
-      dead_(static_cast<size_t>(n_inputs), false) {}
+InputSetSolver::InputSetSolver(Device& device, int64_t n_inputs)
+    : device_(device), n_inputs_(n_inputs), dead_(static_cast<size_t>(n_inputs), false) {}
 
-InputSetSolver::InputSetSolver(Device& device, ThreadPool& pool, Matrix<float> gram,
-                               Matrix<float> cross, const SolveOptions& options,
-                               const std::string& subject)
+InputSetSolver::InputSetSolver(Device& device, Tensor gram, Tensor cross,
+                               const SolveOptions& options, const std::string& subject,
+                               StageClock* clock)
     : device_(device),
-      pool_(pool),
       n_inputs_(gram.rows()),
       gram_(std::move(gram)),
+      deviation_(std::move(cross)),
       options_(options),
+      clock_(clock),
       dead_(static_cast<size_t>(n_inputs_), false) {
   D2Q_CHECK(gram_.cols() == n_inputs_, "gram {}x{}", n_inputs_, gram_.cols());
-  for (const Matrix<float>* sums : {&gram_, &cross}) {
-    for (const float value : sums->span()) {
-      if (!std::isfinite(value))
-        fail(ErrorCode::kNumeric,
-             "{}: the input statistics hold NaN or Inf; the activations overflow", subject);
-    }
+  for (const Tensor& sums : {gram_, deviation_}) {
+    if (!sums.empty() && device_.first_non_finite_row(sums) >= 0)
+      fail(ErrorCode::kNumeric,
+           "{}: the input statistics hold NaN or Inf; the activations overflow", subject);
   }
-  for (int64_t j = 0; j < n_inputs_; ++j) dead_[static_cast<size_t>(j)] = gram_(j, j) == 0.0f;
-  if (cross.empty()) return;
-  for (int64_t i = 0; i < cross.size(); ++i) cross.data()[i] -= gram_.data()[i];
-  for (int64_t j = 0; j < n_inputs_; ++j) {
-    if (!dead_[static_cast<size_t>(j)]) continue;
-    for (int64_t i = 0; i < n_inputs_; ++i) cross(i, j) = 0.0f;
+  for (const float value : device_.matrices().diagonal(gram_)) {
+    dead_[diagonal_.size()] = value == 0.0f;
+    diagonal_.push_back(value == 0.0f ? 1.0 : static_cast<double>(value));
   }
-  deviation_ = std::move(cross);
+  if (!deviation_.empty()) device_.matrices().subtract_gram(gram_, deviation_);
 }
 
 InputSetSolver::~InputSetSolver() = default;
+
+void InputSetSolver::enter(const char* stage) const {
+  if (clock_ != nullptr) clock_->enter(stage);
+}
 
 const InputSetSolver::Factorised& InputSetSolver::factorised(int64_t group_size) {
   std::unique_ptr<Factorised>& entry = factorised_[group_size];
   if (entry) return *entry;
   entry = std::make_unique<Factorised>();
-  if (gram_.empty()) {
-    entry->order = stored_order(n_inputs_, group_size);
-    return *entry;
+  entry->order = gram_.empty() ? stored_order(n_inputs_, group_size)
+                               : group_aware_order(diagonal_, group_size);
+  entry->places.resize(static_cast<size_t>(n_inputs_));
+  for (const int64_t column : entry->order.columns) {
+    const bool dead = dead_[static_cast<size_t>(column)];
+    entry->places[static_cast<size_t>(column)] = static_cast<int64_t>(entry->live_columns.size());
+    entry->live_columns.push_back(dead ? -1 : column);
   }
-  std::vector<double> diagonal(static_cast<size_t>(n_inputs_));
-  for (int64_t j = 0; j < n_inputs_; ++j) {
-    diagonal[static_cast<size_t>(j)] =
-        dead_[static_cast<size_t>(j)] ? 1.0 : static_cast<double>(gram_(j, j));
-  }
-  entry->order = group_aware_order(diagonal, group_size);
-  const std::vector<int64_t>& columns = entry->order.columns;
-  Matrix<double> hessian(n_inputs_, n_inputs_);
-  for (int64_t i = 0; i < n_inputs_; ++i) {
-    const float* row = gram_.row(columns[static_cast<size_t>(i)]);
-    for (int64_t j = 0; j < n_inputs_; ++j)
-      hessian(i, j) = static_cast<double>(row[columns[static_cast<size_t>(j)]]);
-    hessian(i, i) = diagonal[static_cast<size_t>(columns[static_cast<size_t>(i)])];
-  }
-  std::optional<Matrix<double>> factor;
+  if (!gram_.empty()) factorise(*entry);
+  return *entry;
+}
+
+void InputSetSolver::factorise(Factorised& parts) {
+  MatrixOps& matrices = device_.matrices();
+  const std::vector<int64_t>& columns = parts.order.columns;
+  const Tensor permuted = device_.allocate(n_inputs_, n_inputs_, DType::kF64);
+  matrices.permute(gram_, columns, permuted);
+  matrices.shift_diagonal(permuted, 0.0);
+  const Tensor factor = device_.allocate(n_inputs_, n_inputs_, DType::kF64);
+  bool factorised = false;
   double damping = options_.damping;
-  for (int rung = 0; rung < kDampingRungs && !factor; ++rung, damping *= 10.0) {
-    factor = inverse_factor(hessian, damping);
-    entry->damping = damping;
+  for (int rung = 0; rung < kDampingRungs && !factorised; ++rung, damping *= 10.0) {
+    factorised = matrices.inverse_factor(permuted, damping, factor);
+    parts.damping = damping;
   }
-  if (!factor) return *entry;
-  entry->factor = to_device(device_, *factor);
+  if (!factorised) return;
+  parts.factor = in_f32(device_, factor);
   if (options_.refine) {
     double mean_diagonal = 0.0;
-    for (int64_t j = 0; j < n_inputs_; ++j)
-      mean_diagonal += hessian(j, j) / static_cast<double>(n_inputs_);
-    for (int64_t j = 0; j < n_inputs_; ++j) hessian(j, j) += entry->damping * mean_diagonal;
-    entry->hessian = to_device(device_, hessian);
+    for (const int64_t column : columns)
+      mean_diagonal += diagonal_[static_cast<size_t>(column)] / static_cast<double>(n_inputs_);
+    matrices.shift_diagonal(permuted, parts.damping * mean_diagonal);
+    parts.hessian = in_f32(device_, permuted);
   }
-  if (deviation_.empty() || options_.alpha == 0.0) return *entry;
-  Matrix<double>& permuted = hessian;  // no longer needed as itself
-  for (int64_t i = 0; i < n_inputs_; ++i) {
-    const float* row = deviation_.row(columns[static_cast<size_t>(i)]);
-    for (int64_t j = 0; j < n_inputs_; ++j)
-      permuted(i, j) = static_cast<double>(row[columns[static_cast<size_t>(j)]]);
+  if (deviation_.empty() || options_.alpha == 0.0) return;
+  matrices.permute(deviation_, columns, permuted);  // the Hessian is no longer needed in f64
+  if (options_.refine) {
+    parts.target_map = matrices.target_map(permuted, factor, options_.alpha);
+  } else {
+    parts.asymmetry = device_.allocate(n_inputs_, n_inputs_, DType::kF32);
+    matrices.asymmetry_matrix(permuted, factor, options_.alpha, parts.asymmetry);
   }
-  if (!options_.refine) {
-    entry->asymmetry =
-        to_device(device_, asymmetry_matrix(permuted, *factor, options_.alpha, pool_));
-    return *entry;
-  }
-  const Matrix<double> map = asymmetric_target_map(permuted, *factor, options_.alpha, pool_);
-  for (int64_t i = 0; i < n_inputs_; ++i) {
-    for (int64_t j = 0; j < n_inputs_; ++j) permuted(j, i) = map(i, j);
-  }
-  entry->target_map = to_device(device_, permuted);
-  return *entry;
 }
 
 /// Groups whose zero is 0 or 3 get 1 or 2 and the scale that still reaches their farthest level;
@@ -153,12 +159,12 @@ void InputSetSolver::centre_zeros(const ColumnWalk& walk) {
 }
 
 void InputSetSolver::refine(const ColumnWalk& walk, bool middle_zero, const Tensor& target,
-                            const Factorised& parts, LinearSolution& solution) {
+                            const Factorised& parts, std::vector<StageObjective>& stages) {
   Refinement refinement;
   refinement.target = target;
   refinement.hessian = parts.hessian;
   refinement.target_product = device_.allocate(target.rows(), target.cols(), DType::kF32);
-  device_.linear(target, parts.hessian, Tensor{}, refinement.target_product);  // H is symmetric
+  device_.matrices().multiply_symmetric(target, parts.hessian, refinement.target_product);
   refinement.grid = walk.grid;
   refinement.groups = walk.groups;
   refinement.column_scale = walk.column_scale;
@@ -166,146 +172,124 @@ void InputSetSolver::refine(const ColumnWalk& walk, bool middle_zero, const Tens
   refinement.params = walk.params;
   refinement.weight = walk.weight;
   SolverOps& solver = device_.solver();
-  const auto record = [&](const char* stage) {
-    solution.stages.push_back({stage, solver.objective(refinement)});
+  const auto record = [&](const char* stage, std::optional<double> change) {
+    stages.push_back(
+        {stage, change ? stages.back().objective + *change : solver.objective(refinement)});
   };
-  record("walk");
+  record("walk", std::nullopt);
   // A refit moves zeros to where they fit best, which is nowhere in particular.
   const auto refit = [&] {
-    if (middle_zero) return;
-    solver.refit_scales(refinement);
-    record("scales");
+    if (!middle_zero) record("scales", solver.refit_scales(refinement));
   };
   refit();
   for (int round = 0; round < options_.refine_rounds; ++round) {
-    solver.refine_codes(refinement);
-    record("codes");
-    if (walk.grid.column_scale) {
-      solver.refit_column_scale(refinement);
-      record("column scale");
-    }
+    record("codes", solver.refine_codes(refinement));
+    if (walk.grid.column_scale) record("column scale", solver.refit_column_scale(refinement));
     refit();
   }
 }
 
-LinearSolution InputSetSolver::walk(const Matrix<float>& weight, const Request& wanted,
-                                    const Factorised& parts) {
+ColumnWalk InputSetSolver::walk(const Tensor& weight, const Request& wanted,
+                                const Factorised& parts, std::vector<StageObjective>& stages) {
   const Grid& grid = wanted.grid;
-  const ColumnOrder& order = parts.order;
   const int64_t rows = weight.rows();
-  const int64_t n = weight.cols();
-  const auto n_groups = static_cast<int64_t>(order.groups.size());
-  Matrix<float> permuted(rows, n);
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < n; ++j) {
-      const int64_t column = order.columns[static_cast<size_t>(j)];
-      permuted(i, j) = dead_[static_cast<size_t>(column)] ? 0.0f : weight(i, column);
-    }
-  }
+  const auto n_groups = static_cast<int64_t>(parts.order.groups.size());
   ColumnWalk request;
-  request.weight = to_device(device_, permuted);
+  request.weight = gathered(device_, weight, parts.live_columns);
   Tensor target;
   if (!wanted.plain_rounding) {
     request.inverse_factor = parts.factor;
     request.asymmetry = parts.asymmetry;
     if (options_.refine) {
-      target = device_.allocate(rows, n, DType::kF32);
-      device_.convert(request.weight, target);
-      if (!parts.target_map.empty()) {
-        // W* = W + W·map, §8.1; the walk then starts from it.
-        device_.linear(request.weight, parts.target_map, Tensor{}, target);
-        device_.add(target, request.weight);
+      target = device_.allocate(rows, n_inputs_, DType::kF32);
+      if (parts.target_map.empty()) {
+        device_.convert(request.weight, target);
+      } else {
+        // W* of §8.1; the walk then starts from it.
+        device_.matrices().apply_target_map(parts.target_map, request.weight, target);
         device_.convert(target, request.weight);
       }
     }
   }
   request.grid = grid;
-  request.groups = order.groups;
-  request.codes = device_.allocate(rows, n, DType::kU8);
+  request.groups = parts.order.groups;
+  request.codes = device_.allocate(rows, n_inputs_, DType::kU8);
   request.params = device_.allocate(rows, n_groups * grid.n_params(), DType::kF32);
-  request.column_scale = device_.allocate(1, n, DType::kF32);
+  request.column_scale = device_.allocate(1, n_inputs_, DType::kF32);
   device_.solver().column_walk(request);
   if (wanted.middle_zero) centre_zeros(request);
+  if (!target.empty()) refine(request, wanted.middle_zero, target, parts, stages);
+  return request;
+}
 
+LinearSolution InputSetSolver::collect(const ColumnWalk& walk, int64_t group_size,
+                                       const Factorised& parts) {
   LinearSolution solution;
-  if (!target.empty()) refine(request, wanted.middle_zero, target, parts, solution);
+  const Grid& grid = walk.grid;
   solution.layout.kind =
       grid.kind == GridKind::kUniform ? PackedKind::kUniform : PackedKind::kSignPlanes;
   solution.layout.bits = grid.bits;
-  solution.layout.rows = rows;
-  solution.layout.cols = n;
-  solution.layout.group_size = wanted.group_size;
+  solution.layout.rows = walk.weight.rows();
+  solution.layout.cols = n_inputs_;
+  solution.layout.group_size = group_size;
   solution.has_column_scale = grid.kind == GridKind::kSignPlanes && grid.column_scale;
-  solution.codes.resize(static_cast<size_t>(rows * n));
-  solution.params.resize(static_cast<size_t>(request.params.size()));
-  solution.column_scale.resize(static_cast<size_t>(n));
-  std::vector<uint8_t> codes(static_cast<size_t>(rows * n));
-  std::vector<float> column_scale(static_cast<size_t>(n));
-  device_.download(request.codes, codes.data());
-  device_.download(request.params, solution.params.data());
-  device_.download(request.column_scale, column_scale.data());
-  for (int64_t j = 0; j < n; ++j) {
-    const int64_t column = order.columns[static_cast<size_t>(j)];
-    solution.column_scale[static_cast<size_t>(column)] = column_scale[static_cast<size_t>(j)];
-    for (int64_t i = 0; i < rows; ++i) {
-      solution.codes[static_cast<size_t>(i * n + column)] = codes[static_cast<size_t>(i * n + j)];
-    }
-  }
+  solution.weight = gathered(device_, walk.weight, parts.places);
+  solution.codes = downloaded<uint8_t>(device_, gathered(device_, walk.codes, parts.places));
+  solution.params = downloaded<float>(device_, walk.params);
+  solution.column_scale =
+      downloaded<float>(device_, gathered(device_, walk.column_scale, parts.places));
   return solution;
 }
 
-void InputSetSolver::measure(const Matrix<float>& weight, const LinearSolution& rounded,
+void InputSetSolver::measure(const Tensor& weight, const Tensor& rounded,
                              LinearSolution& solution) const {
-  const double scale = quadratic_form(weight, gram_, weight, pool_);
-  if (!(scale > 0.0)) return;
-  const auto objective = [&](const LinearSolution& candidate, double* symmetric) {
-    const Matrix<float> delta = difference(reconstruct(candidate), weight);
-    const double quadratic = quadratic_form(delta, gram_, delta, pool_);
-    const double linear =
-        deviation_.empty() ? 0.0 : quadratic_form(delta, deviation_, weight, pool_);
-    if (symmetric != nullptr) *symmetric = quadratic / scale;
-    return (quadratic - 2.0 * linear) / scale;
+  const Tensor candidates[] = {rounded, solution.weight};
+  const ErrorReport report = device_.matrices().errors(weight, candidates, gram_, deviation_);
+  if (!(report.energy > 0.0)) return;
+  const auto objective = [&](const WeightErrors& errors) {
+    return (errors.symmetric - 2.0 * errors.asymmetric) / report.energy;
   };
-  solution.output_energy = scale;
-  for (StageObjective& stage : solution.stages) stage.objective /= scale;
-  solution.objective_before = objective(rounded, nullptr);
-  solution.objective_after = objective(solution, &solution.relative_error);
+  solution.output_energy = report.energy;
+  for (StageObjective& stage : solution.stages) stage.objective /= report.energy;
+  solution.objective_before = objective(report.errors[0]);
+  solution.objective_after = objective(report.errors[1]);
+  solution.relative_error = report.errors[1].symmetric / report.energy;
 }
 
-LinearSolution InputSetSolver::solve(const Matrix<float>& weight, const Grid& grid,
-                                     int64_t group_size, bool middle_zero) {
+LinearSolution InputSetSolver::solve(const Tensor& weight, const Grid& grid, int64_t group_size,
+                                     bool middle_zero) {
   D2Q_CHECK(weight.cols() == n_inputs_, "{} columns for {} inputs", weight.cols(), n_inputs_);
   const int64_t size = std::min(group_size, n_inputs_);
+  enter("factorise");
   const Factorised& parts = factorised(size);
-  if (gram_.empty()) return walk(weight, {grid, size, middle_zero, true}, parts);
-  const Grid plain{GridKind::kUniform, grid.bits, false};
-  const LinearSolution rounded = walk(weight, {plain, size, false, true}, parts);
+  enter("solve");
   const bool can_solve = !parts.factor.empty();
-  LinearSolution solution = walk(weight, {grid, size, middle_zero, !can_solve}, parts);
+  std::vector<StageObjective> stages;
+  LinearSolution solution =
+      collect(walk(weight, {grid, middle_zero, !can_solve}, parts, stages), size, parts);
+  if (gram_.empty()) return solution;
+  solution.stages = std::move(stages);
   solution.damping = parts.damping;
   solution.rounded_only = !can_solve;
-  measure(weight, rounded, solution);
+  enter("report");
+  const Grid plain{GridKind::kUniform, grid.bits, false};
+  const ColumnWalk rounded = walk(weight, {plain, false, true}, parts, stages);
+  measure(weight, gathered(device_, rounded.weight, parts.places), solution);
   return solution;
 }
 
-PackedLinear pack_solution(const LinearSolution& solution) {
+PackedLinear pack_solution(const LinearSolution& solution, ThreadPool& pool) {
   PackedLinear packed;
   packed.layout = solution.layout;
   packed.codes.resize(static_cast<size_t>(codes_bytes(solution.layout)));
   packed.scales.resize(static_cast<size_t>(scales_count(solution.layout)));
-  pack(solution.layout, solution.codes, solution.params, packed.codes, packed.scales);
+  const int64_t n_tiles = solution.layout.n_row_tiles();
+  pool.parallel_for((n_tiles + kTilesPerTask - 1) / kTilesPerTask, [&](int64_t task, int) {
+    const int64_t first = task * kTilesPerTask;
+    pack_tiles(solution.layout, first, std::min(kTilesPerTask, n_tiles - first), solution.codes,
+               solution.params, packed.codes, packed.scales);
+  });
   return packed;
-}
-
-Matrix<float> reconstruct(const LinearSolution& solution) {
-  const PackedLinear packed = pack_solution(solution);
-  Matrix<float> weights(solution.layout.rows, solution.layout.cols);
-  dequantize(packed.view(), weights.span());
-  for (int64_t i = 0; i < weights.rows(); ++i) {
-    for (int64_t j = 0; j < weights.cols(); ++j)
-      weights(i, j) *= solution.column_scale[static_cast<size_t>(j)];
-  }
-  return weights;
 }
 
 }  // namespace d2q

@@ -12,6 +12,7 @@
 #include "codec/packed_matrix.h"
 #include "kernels/device.h"
 #include "quant/column_order.h"
+#include "quant/stage_clock.h"
 
 namespace d2q {
 
@@ -30,6 +31,8 @@ struct LinearSolution {
   std::vector<float> params;        // [out, n_groups * n_params] row-major, exact in fp16
   std::vector<float> column_scale;  // [in]; all 1 unless a column scale was fitted
   bool has_column_scale = false;
+  /// ŵ [out, in] f32 on the device as solved; empty once codes or scales have changed.
+  Tensor weight;
   // ‖ŴX − WX̃‖² relative to ‖WX‖², up to the same constant before (round to nearest on a
   // uniform grid of the same bits and groups) and after; 0 without statistics.
   double objective_before = 0.0;
@@ -48,7 +51,8 @@ struct PackedLinear {
   std::vector<Half> scales;
   PackedView view() const { return {layout, codes, scales}; }
 };
-PackedLinear pack_solution(const LinearSolution& solution);
+/// In parallel over row tiles.
+PackedLinear pack_solution(const LinearSolution& solution, ThreadPool& pool);
 
 /// How the linears of an input set are solved.
 struct SolveOptions {
@@ -58,51 +62,52 @@ struct SolveOptions {
   int refine_rounds = 0;  // rounds of §8.3 and §8.4 before the last refit
 };
 
-/// Solver for one input set. Not thread-safe; works on the pool and the device.
+/// Solver for one input set. Not thread-safe; works on the device.
 class InputSetSolver {
  public:
   /// Plain rounding: no statistics.
-  InputSetSolver(Device& device, ThreadPool& pool, int64_t n_inputs);
-  /// gram = Σ x xᵀ (scaled), cross = Σ x̃ xᵀ or empty; both [in, in]. Throws Error{kNumeric} naming
-  /// `subject` when they are not finite.
-  InputSetSolver(Device& device, ThreadPool& pool, Matrix<float> gram, Matrix<float> cross,
-                 const SolveOptions& options, const std::string& subject);
+  InputSetSolver(Device& device, int64_t n_inputs);
+  /// gram = Σ x xᵀ (scaled), cross = Σ x̃ xᵀ or empty; both [in, in] f32 on the device, and the
+  /// solver's from now on. Throws Error{kNumeric} naming `subject` when they are not finite.
+  /// `clock`, if any, hears of the stages "factorise", "solve" and "report".
+  InputSetSolver(Device& device, Tensor gram, Tensor cross, const SolveOptions& options,
+                 const std::string& subject, StageClock* clock = nullptr);
   ~InputSetSolver();
 
-  /// weight [out, in]. A group size larger than `in` means one group. `middle_zero`, for a uniform
-  /// grid of 2 bits only: every zero becomes 1 or 2, which is what other formats hold exactly; the
-  /// refinement then leaves the scales as the walk fitted them.
-  LinearSolution solve(const Matrix<float>& weight, const Grid& grid, int64_t group_size,
+  /// weight [out, in] f32 on the device. A group size larger than `in` means one group.
+  /// `middle_zero`, for a uniform grid of 2 bits only: every zero becomes 1 or 2, which is what
+  /// other formats hold exactly; the refinement then leaves the scales as the walk fitted them.
+  LinearSolution solve(const Tensor& weight, const Grid& grid, int64_t group_size,
                        bool middle_zero = false);
 
  private:
   struct Factorised;
+  void enter(const char* stage) const;
   const Factorised& factorised(int64_t group_size);
+  void factorise(Factorised& parts);
   /// What is asked of one walk.
   struct Request {
     Grid grid;
-    int64_t group_size;
     bool middle_zero;
     bool plain_rounding;
   };
-  LinearSolution walk(const Matrix<float>& weight, const Request& request, const Factorised& parts);
+  ColumnWalk walk(const Tensor& weight, const Request& wanted, const Factorised& parts,
+                  std::vector<StageObjective>& stages);
   void refine(const ColumnWalk& walk, bool middle_zero, const Tensor& target,
-              const Factorised& parts, LinearSolution& solution);
+              const Factorised& parts, std::vector<StageObjective>& stages);
   void centre_zeros(const ColumnWalk& walk);
-  void measure(const Matrix<float>& weight, const LinearSolution& rounded,
-               LinearSolution& solution) const;
+  LinearSolution collect(const ColumnWalk& walk, int64_t group_size, const Factorised& parts);
+  void measure(const Tensor& weight, const Tensor& rounded, LinearSolution& solution) const;
 
   Device& device_;
-  ThreadPool& pool_;
   int64_t n_inputs_;
-  Matrix<float> gram_;
-  Matrix<float> deviation_;  // D = cross − gram; empty without a cross term
+  Tensor gram_;
+  Tensor deviation_;  // D = cross − gram; empty without a cross term
   SolveOptions options_;
+  StageClock* clock_ = nullptr;
+  std::vector<double> diagonal_;  // of gram_, 1 where it is 0; empty without statistics
   std::vector<bool> dead_;
   std::map<int64_t, std::unique_ptr<Factorised>> factorised_;  // by group size
 };
-
-/// Ŵ [out, in] of a solution, column scale included.
-Matrix<float> reconstruct(const LinearSolution& solution);
 
 }  // namespace d2q

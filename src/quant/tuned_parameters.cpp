@@ -127,6 +127,7 @@ void TunedScales::round() const {
 }
 
 void TunedScales::store(LinearSolution& solution) const {
+  solution.weight = {};
   make_scales_positive(solution);  // the codes that params belong to
   const Matrix<float> params = to_host<float>(device_, linear_.params);
   D2Q_CHECK(solution.params.size() == static_cast<size_t>(params.size()), "{} scales for {}",

@@ -8,6 +8,7 @@
 
 #include "base/rng.h"
 #include "kernels/host_copy.h"
+#include "quant/testing/reconstruct.h"
 
 namespace d2q {
 namespace {
@@ -45,11 +46,11 @@ TEST_F(TunedParametersTest, ScalesStartWhereTheSolutionStands) {
   for (const int bits : {2, 3}) {
     const LinearSolution start = solution(bits);
     const TunedScales scales(*device_, start);
-    expect_equal(weights_of(scales), reconstruct(start));
+    expect_equal(weights_of(scales), test::reconstruct(start));
     LinearSolution stored = start;
     scales.round();
     scales.store(stored);
-    expect_equal(reconstruct(stored), reconstruct(start));
+    expect_equal(test::reconstruct(stored), test::reconstruct(start));
     for (const float scale : stored.params) EXPECT_GE(scale, 0.0f);
   }
 }
@@ -70,7 +71,7 @@ TEST_F(TunedParametersTest, AScaleThatBecomesNegativeFlipsItsCodes) {
       EXPECT_GE(scale, 0.0f);
       EXPECT_EQ(scale, to_float(to_half(scale)));
     }
-    expect_equal(reconstruct(stored), weights_of(scales));
+    expect_equal(test::reconstruct(stored), weights_of(scales));
   }
 }
 

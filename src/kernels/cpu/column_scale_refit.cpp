@@ -76,10 +76,10 @@ void refit_column_scale_cpu(const Refinement& r, ThreadPool& pool) {
     return result;
   };
   float* scale = r.column_scale.data<float>();
-  const std::vector<float> solution =
+  const ColumnScaleSolution solution =
       solve_column_scale(quadratic, {scale, static_cast<size_t>(n)});
-  if (solution.empty()) return;
-  std::copy(solution.begin(), solution.end(), scale);
+  if (solution.scale.empty()) return;
+  std::copy(solution.scale.begin(), solution.scale.end(), scale);
   pool.parallel_for((r.weight.rows() + kTaskRows - 1) / kTaskRows, [&](int64_t task, int) {
     const int64_t end = std::min(r.weight.rows(), (task + 1) * kTaskRows);
     for (int64_t i = task * kTaskRows; i < end; ++i) {

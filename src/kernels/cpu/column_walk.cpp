@@ -49,14 +49,17 @@ class CpuSolver final : public SolverOps {
   CpuSolver(ThreadPool& pool, const SolverKernels& kernels) : pool_(pool), kernels_(kernels) {}
 
   void column_walk(const ColumnWalk& walk) override;
-  void refit_scales(const Refinement& refinement) override {
+  std::optional<double> refit_scales(const Refinement& refinement) override {
     refit_scales_cpu(refinement, kernels_, pool_);
+    return std::nullopt;
   }
-  void refine_codes(const Refinement& refinement) override {
+  std::optional<double> refine_codes(const Refinement& refinement) override {
     refine_codes_cpu(refinement, kernels_, pool_);
+    return std::nullopt;
   }
-  void refit_column_scale(const Refinement& refinement) override {
+  std::optional<double> refit_column_scale(const Refinement& refinement) override {
     refit_column_scale_cpu(refinement, pool_);
+    return std::nullopt;
   }
   double objective(const Refinement& refinement) override {
     return refinement_objective_cpu(refinement, pool_);

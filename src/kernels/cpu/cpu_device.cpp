@@ -1,4 +1,6 @@
 // The CPU's Device: owns host memory and hands every operation to its file.
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -10,6 +12,7 @@
 #include "kernels/cpu/decode.h"
 #include "kernels/cpu/forward_ops.h"
 #include "kernels/cpu/gradients.h"
+#include "kernels/cpu/matrix_ops.h"
 #include "kernels/cpu/memory_pool.h"
 #include "kernels/cpu/packed_linear.h"
 #include "kernels/isa.h"
@@ -17,6 +20,8 @@
 namespace d2q {
 namespace {
 
+/// Keeps a stage's intermediate results in the last-level cache.
+constexpr int64_t kChunkTokens = 2048;
 /// Freed tensors kept for reuse: about the temporaries of one block's stage.
 constexpr uint64_t kPoolBytes = 256u << 20;
 
@@ -49,6 +54,7 @@ class CpuDevice final : public Device {
       : context_(pool, forward_kernels(isa), isa == Isa::kAvx512 && cpu_has_bf16_products()),
         packed_(pool, packed_kernels(isa), activations),
         solver_(make_cpu_solver(pool, solver_kernels(isa))),
+        matrices_(make_cpu_matrix_ops(context_)),
         gradients_(make_cpu_gradients(context_, gradient_kernels(isa))) {}
 
   std::string name() const override {
@@ -56,6 +62,13 @@ class CpuDevice final : public Device {
                        context_.pool.n_threads() == 1 ? "" : "s");
   }
   bool has_fast_bf16() const override { return context_.has_bf16_products; }
+  int64_t chunk_tokens() const override { return kChunkTokens; }
+  bool is_asynchronous() const override { return false; }
+  int64_t peak_memory_bytes() const override {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return static_cast<int64_t>(usage.ru_maxrss) * 1024;
+  }
 
   Tensor allocate(int64_t rows, int64_t cols, DType dtype) override {
     D2Q_CHECK(rows >= 0 && cols >= 0, "{}x{}", rows, cols);
@@ -164,6 +177,7 @@ class CpuDevice final : public Device {
   }
 
   SolverOps& solver() override { return *solver_; }
+  MatrixOps& matrices() override { return *matrices_; }
   GradientOps& gradients() override { return *gradients_; }
 
  private:
@@ -171,6 +185,7 @@ class CpuDevice final : public Device {
   std::shared_ptr<MemoryPool> memory_ = std::make_shared<MemoryPool>(kPoolBytes);
   PackedMultiplier packed_;
   std::unique_ptr<SolverOps> solver_;
+  std::unique_ptr<MatrixOps> matrices_;
   std::unique_ptr<GradientOps> gradients_;
   std::unique_ptr<DecodeOps> decode_ = make_cpu_decode(*this);
 };

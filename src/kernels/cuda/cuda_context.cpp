@@ -13,9 +13,13 @@ namespace {
 /// out of the calls.
 constexpr size_t kBlasWorkspaceBytes = 32u << 20;
 
+/// Up to here the runtime copies pageable memory before it returns.
+constexpr int64_t kStagedBytes = 64 << 10;
+
 cudaDataType_t data_type(DType dtype) {
-  D2Q_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "product in dtype {}",
-            static_cast<int>(dtype));
+  D2Q_CHECK(dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF64,
+            "product in dtype {}", static_cast<int>(dtype));
+  if (dtype == DType::kF64) return CUDA_R_64F;
   return dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF;
 }
 
@@ -58,13 +62,13 @@ std::shared_ptr<CudaContext> CudaContext::create() {
          "device 'cuda': {} has compute capability {}.{}, at least 8.0 is needed; use --device cpu",
          context->properties_.name, context->properties_.major, context->properties_.minor);
   }
-  cudaMemPool_t pool = nullptr;
-  check_cuda(cudaDeviceGetDefaultMemPool(&pool, device), "the memory pool");
+  check_cuda(cudaDeviceGetDefaultMemPool(&context->pool_, device), "the memory pool");
   // Freed memory stays with the process: blocks ask for the same sizes again and again.
   uint64_t keep = std::numeric_limits<uint64_t>::max();
-  check_cuda(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep),
+  check_cuda(cudaMemPoolSetAttribute(context->pool_, cudaMemPoolAttrReleaseThreshold, &keep),
              "the memory pool");
   check_cuda(cudaStreamCreateWithFlags(&context->stream_, cudaStreamNonBlocking), "a stream");
+  context->transfer_ = std::make_unique<StagedTransfer>(context->stream_);
   check_cublas(cublasCreate(&context->blas_), "starting");
   check_cublas(cublasSetStream(context->blas_, context->stream_), "its stream");
   check_cuda(cudaMalloc(&context->blas_workspace_, kBlasWorkspaceBytes), "cuBLAS's workspace");
@@ -75,6 +79,7 @@ std::shared_ptr<CudaContext> CudaContext::create() {
 
 CudaContext::~CudaContext() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+  transfer_.reset();
   if (blas_ != nullptr) cublasDestroy(blas_);
   if (blas_workspace_ != nullptr) cudaFree(blas_workspace_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
@@ -99,34 +104,55 @@ Tensor CudaContext::allocate(int64_t rows, int64_t cols, DType dtype) {
 
 void CudaContext::upload(const void* host, void* device, int64_t n_bytes) {
   if (n_bytes == 0) return;
+  if (n_bytes >= kStagedTransferBytes) {
+    return check_cuda(transfer_->to_device(host, device, n_bytes), "copying to the GPU");
+  }
   check_cuda(
       cudaMemcpyAsync(device, host, static_cast<size_t>(n_bytes), cudaMemcpyHostToDevice, stream_),
       "copying to the GPU");
-  synchronize();
+  // Small pageable memory has been copied away when the call returns: no need to wait for the GPU.
+  if (n_bytes > kStagedBytes) synchronize();
 }
 
 void CudaContext::download(const void* device, void* host, int64_t n_bytes) {
   if (n_bytes == 0) return;
+  if (n_bytes >= kStagedTransferBytes) {
+    return check_cuda(transfer_->to_host(device, host, n_bytes), "copying from the GPU");
+  }
   check_cuda(
       cudaMemcpyAsync(host, device, static_cast<size_t>(n_bytes), cudaMemcpyDeviceToHost, stream_),
       "copying from the GPU");
   synchronize();
 }
 
+int64_t CudaContext::peak_memory_bytes() const {
+  uint64_t bytes = 0;
+  check_cuda(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemHigh, &bytes), "memory in use");
+  return static_cast<int64_t>(bytes);
+}
+
 void CudaContext::synchronize() { check_cuda(cudaStreamSynchronize(stream_), "a kernel"); }
 
 void run_gemm(CudaContext& context, const CudaGemm& gemm) {
   if (gemm.m == 0 || gemm.n == 0) return;
-  D2Q_CHECK(gemm.output == DType::kF32 || gemm.input == DType::kBF16, "output dtype {}",
-            static_cast<int>(gemm.output));
+  const bool wide = gemm.input == DType::kF64;
+  D2Q_CHECK(gemm.output == gemm.input || (gemm.output == DType::kF32 && !wide),
+            "dtype {} into dtype {}", static_cast<int>(gemm.input), static_cast<int>(gemm.output));
+  D2Q_CHECK(!gemm.tf32 || gemm.input == DType::kF32, "TF32 of dtype {}",
+            static_cast<int>(gemm.input));
+  const auto alpha = static_cast<float>(gemm.alpha);
+  const auto beta = static_cast<float>(gemm.beta);
+  const cublasComputeType_t compute = wide        ? CUBLAS_COMPUTE_64F
+                                      : gemm.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                                  : CUBLAS_COMPUTE_32F;
   // cuBLAS is column-major: the row-major product is the transposed one with a and b exchanged.
   check_cublas(
       cublasGemmEx(context.blas(), gemm.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N,
                    gemm.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, blas_int(gemm.n), blas_int(gemm.m),
-                   blas_int(gemm.k), &gemm.alpha, gemm.b, data_type(gemm.input), blas_int(gemm.ldb),
-                   gemm.a, data_type(gemm.input), blas_int(gemm.lda), &gemm.beta, gemm.c,
-                   data_type(gemm.output), blas_int(gemm.ldc), CUBLAS_COMPUTE_32F,
-                   CUBLAS_GEMM_DEFAULT),
+                   blas_int(gemm.k), wide ? static_cast<const void*>(&gemm.alpha) : &alpha, gemm.b,
+                   data_type(gemm.input), blas_int(gemm.ldb), gemm.a, data_type(gemm.input),
+                   blas_int(gemm.lda), wide ? static_cast<const void*>(&gemm.beta) : &beta, gemm.c,
+                   data_type(gemm.output), blas_int(gemm.ldc), compute, CUBLAS_GEMM_DEFAULT),
       "a product");
 }
 

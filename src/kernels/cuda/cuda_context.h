@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "kernels/cuda/cuda_transfer.h"
 #include "kernels/tensor.h"
 
 namespace d2q {
@@ -37,19 +38,23 @@ class CudaContext : public std::enable_shared_from_this<CudaContext> {
   /// Waits for everything before it in the stream.
   void download(const void* device, void* host, int64_t n_bytes);
   void synchronize();
+  /// The most that allocate_bytes() has had in use.
+  int64_t peak_memory_bytes() const;
 
  private:
   CudaContext() = default;
 
   cudaStream_t stream_ = nullptr;
+  cudaMemPool_t pool_ = nullptr;
   cublasHandle_t blas_ = nullptr;
   void* blas_workspace_ = nullptr;
+  std::unique_ptr<StagedTransfer> transfer_;
   cudaDeviceProp properties_{};
 };
 
-/// Row-major product c[m, n] = alpha·op(a)·op(b) + beta·c with f32 sums. a, b of one dtype, f32
-/// (true f32 products, no TF32) or bf16; c f32 or, where a and b are bf16, bf16. The leading
-/// dimensions are row strides in elements. Deterministic on one device.
+/// Row-major product c[m, n] = alpha·op(a)·op(b) + beta·c. a, b of one dtype: f32 (true f32
+/// products unless tf32), bf16, both with f32 sums, or f64. c of the same dtype, or f32 where a and
+/// b are bf16. The leading dimensions are row strides in elements. Deterministic on one device.
 struct CudaGemm {
   bool transpose_a = false;
   bool transpose_b = false;
@@ -64,8 +69,9 @@ struct CudaGemm {
   void* c = nullptr;
   int64_t ldc = 0;
   DType output = DType::kF32;
-  float alpha = 1.0f;
-  float beta = 0.0f;
+  double alpha = 1.0;
+  double beta = 0.0;
+  bool tf32 = false;  // f32 operands are cut to TF32
 };
 void run_gemm(CudaContext& context, const CudaGemm& gemm);
 

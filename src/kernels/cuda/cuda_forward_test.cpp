@@ -29,6 +29,21 @@ TEST_F(CudaForward, upload_and_download_keep_every_byte) {
   EXPECT_TRUE(gpu_->allocate(0, 5, DType::kF32).empty());
 }
 
+TEST_F(CudaForward, large_copies_through_pinned_memory_keep_every_byte) {
+  // Pieces of 8 MB on four threads with two slots each: once around and a ragged rest.
+  for (const int64_t n : {int64_t{16} << 20, (int64_t{75} << 20) + 13}) {
+    const Tensor bytes = cpu_->allocate(1, n, DType::kU8);
+    uint64_t state = 1;
+    for (int64_t i = 0; i < n; ++i) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      bytes.data<uint8_t>()[i] = static_cast<uint8_t>(state >> 56);
+    }
+    const Tensor there = to_gpu(bytes), again = to_gpu(bytes);
+    EXPECT_TRUE(test::bytes_of(to_cpu(there)) == test::bytes_of(bytes)) << n;
+    EXPECT_TRUE(test::bytes_of(to_cpu(again)) == test::bytes_of(bytes)) << n;
+  }
+}
+
 TEST_F(CudaForward, conversions_round_like_the_cpu) {
   const DType types[] = {DType::kF32, DType::kBF16, DType::kF16, DType::kF64};
   for (const DType from : types) {

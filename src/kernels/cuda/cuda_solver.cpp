@@ -13,14 +13,14 @@ class CudaSolver final : public SolverOps {
   explicit CudaSolver(std::shared_ptr<CudaContext> context) : context_(std::move(context)) {}
 
   void column_walk(const ColumnWalk& walk) override { column_walk_cuda(*context_, walk); }
-  void refit_scales(const Refinement& refinement) override {
-    refit_scales_cuda(*context_, table_, refinement);
+  std::optional<double> refit_scales(const Refinement& refinement) override {
+    return refit_scales_cuda(*context_, table_, refinement);
   }
-  void refine_codes(const Refinement& refinement) override {
-    refine_codes_cuda(*context_, table_, refinement);
+  std::optional<double> refine_codes(const Refinement& refinement) override {
+    return refine_codes_cuda(*context_, table_, refinement);
   }
-  void refit_column_scale(const Refinement& refinement) override {
-    refit_column_scale_cuda(*context_, table_, refinement);
+  std::optional<double> refit_column_scale(const Refinement& refinement) override {
+    return refit_column_scale_cuda(*context_, table_, refinement);
   }
   double objective(const Refinement& refinement) override {
     return refinement_objective_cuda(*context_, refinement);

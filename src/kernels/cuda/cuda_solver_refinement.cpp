@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "base/error.h"
 #include "kernels/column_scale_solve.h"
+#include "kernels/cuda/cuda_forward_ops.h"
+#include "kernels/cuda/cuda_matrix_ops.h"
 #include "kernels/cuda/cuda_solver_walk.h"
 #include "kernels/cuda/solver_columns_kernels.h"
 #include "kernels/cuda/solver_refit_kernels.h"
@@ -15,7 +18,7 @@ namespace {
 
 constexpr int64_t kBlockColumns = cuda::kBlockColumns;
 /// Intermediate results of one batch of rows, in bytes.
-constexpr int64_t kBatchBytes = int64_t{1} << 30;
+constexpr int64_t kBatchBytes = int64_t{1} << 32;
 
 void check_shapes(const Refinement& r) {
   const int64_t rows = r.weight.rows();
@@ -69,8 +72,8 @@ void compute_gradient(CudaContext& context, const Refinement& r, int64_t begin, 
   gemm.ldb = n;
   gemm.c = gradient;
   gemm.ldc = n;
-  gemm.beta = -1.0f;
-  run_gemm(context, gemm);
+  gemm.beta = -1.0;
+  run_split_gemm(context, gemm);
 }
 
 /// Bases times H of the group's columns, for the columns up to the group's end: symmetry gives the
@@ -88,7 +91,26 @@ void multiply_group(CudaContext& context, const Refinement& r, const cuda::Refit
   gemm.ldb = n;
   gemm.c = batch.product;
   gemm.ldc = n;
-  run_gemm(context, gemm);
+  run_split_gemm(context, gemm);
+}
+
+/// Changes of J by row, [1, rows] f64, that operations on batches of rows fill in.
+Tensor zero_changes(CudaContext& context, int64_t rows) {
+  const Tensor changes = context.allocate(1, rows, DType::kF64);
+  if (rows > 0) {
+    check_cuda(
+        cudaMemsetAsync(changes.raw(), 0, static_cast<size_t>(changes.n_bytes()), context.stream()),
+        "filling");
+  }
+  return changes;
+}
+
+double sum_of(CudaContext& context, const Tensor& changes) {
+  std::vector<double> values(static_cast<size_t>(changes.size()));
+  context.download(changes.raw(), values.data(), changes.n_bytes());
+  double sum = 0.0;
+  for (const double value : values) sum += value;
+  return sum;
 }
 
 }  // namespace
@@ -121,7 +143,7 @@ void CudaGroupTable::update(CudaContext& context, const Refinement& refinement) 
   key_ = std::move(key);
 }
 
-void refit_scales_cuda(CudaContext& context, CudaGroupTable& table, const Refinement& r) {
+double refit_scales_cuda(CudaContext& context, CudaGroupTable& table, const Refinement& r) {
   check_shapes(r);
   table.update(context, r);
   const int64_t rows = r.weight.rows();
@@ -141,6 +163,7 @@ void refit_scales_cuda(CudaContext& context, CudaGroupTable& table, const Refine
   const int64_t row_doubles = unknowns * (unknowns + 1 + cuda::kRefitVectors);
   const int64_t row_bytes = 2 * row_floats * static_cast<int64_t>(sizeof(float)) +
                             row_doubles * static_cast<int64_t>(sizeof(double));
+  const Tensor changes = zero_changes(context, rows);
   for_row_batches(rows, row_bytes, [&](int64_t begin, int64_t count) {
     const Tensor bases = context.allocate(count, row_floats, DType::kF32);
     const Tensor product = context.allocate(count, row_floats, DType::kF32);
@@ -155,6 +178,7 @@ void refit_scales_cuda(CudaContext& context, CudaGroupTable& table, const Refine
     batch.product = product.data<float>();
     batch.systems = systems.data<double>();
     batch.vectors = vectors.data<double>();
+    batch.changes = changes.data<double>() + begin;
     check_cuda(cuda::prepare_refit(batch, context.stream()), "the scales' bases");
     for (int b = 0; b < batch.n_groups; ++b) {
       multiply_group(context, r, batch, r.groups[static_cast<size_t>(b)]);
@@ -162,15 +186,17 @@ void refit_scales_cuda(CudaContext& context, CudaGroupTable& table, const Refine
     }
     check_cuda(cuda::solve_refit(batch, context.stream()), "solving for the scales");
   });
+  return sum_of(context, changes);
 }
 
-void refine_codes_cuda(CudaContext& context, CudaGroupTable& table, const Refinement& r) {
+double refine_codes_cuda(CudaContext& context, CudaGroupTable& table, const Refinement& r) {
   check_shapes(r);
   table.update(context, r);
   const int64_t n = r.weight.cols();
   const cuda::GridLevels levels = grid_levels(r.grid);
   const std::vector<WalkBlock> blocks = cut_walk_blocks(r.groups);
   const int64_t row_bytes = (n + kBlockColumns) * static_cast<int64_t>(sizeof(float));
+  const Tensor changes = zero_changes(context, r.weight.rows());
   for_row_batches(r.weight.rows(), row_bytes, [&](int64_t begin, int64_t count) {
     const Tensor gradient = context.allocate(count, n, DType::kF32);
     const Tensor change = context.allocate(count, kBlockColumns, DType::kF32);
@@ -190,6 +216,7 @@ void refine_codes_cuda(CudaContext& context, CudaGroupTable& table, const Refine
       part.first_param = table.first_param();
       part.codes = r.codes.data<uint8_t>() + begin * n;
       part.change = change.data<float>();
+      part.changes = changes.data<double>() + begin;
       check_cuda(cuda::descend_part(part, levels, context.stream()), "code descent");
       if (block.end == n) continue;
       // Later columns feel the change; earlier ones are not read again in this sweep.
@@ -203,13 +230,14 @@ void refine_codes_cuda(CudaContext& context, CudaGroupTable& table, const Refine
       gemm.ldb = n;
       gemm.c = gradient.data<float>() + block.end;
       gemm.ldc = n;
-      gemm.beta = 1.0f;
-      run_gemm(context, gemm);
+      gemm.beta = 1.0;
+      run_split_gemm(context, gemm);
     }
   });
+  return sum_of(context, changes);
 }
 
-void refit_column_scale_cuda(CudaContext& context, CudaGroupTable& table, const Refinement& r) {
+double refit_column_scale_cuda(CudaContext& context, CudaGroupTable& table, const Refinement& r) {
   check_shapes(r);
   D2Q_CHECK(r.grid.kind == GridKind::kSignPlanes, "column scale on a uniform grid");
   table.update(context, r);
@@ -246,15 +274,13 @@ void refit_column_scale_cuda(CudaContext& context, CudaGroupTable& table, const 
   gemm.ldb = n;
   gemm.c = matrix.raw();
   gemm.ldc = n;
-  run_gemm(context, gemm);
+  run_split_gemm(context, gemm);
   check_cuda(cuda::weigh_by_hessian(parts, context.stream()), "the column scale's matrix");
 
   ColumnScaleQuadratic quadratic;
   quadratic.right.resize(static_cast<size_t>(n));
-  quadratic.diagonal.resize(static_cast<size_t>(n));
   std::vector<float> old(static_cast<size_t>(n));
   context.download(right.raw(), quadratic.right.data(), right.n_bytes());
-  context.download(diagonal.raw(), quadratic.diagonal.data(), diagonal.n_bytes());
   context.download(r.column_scale.raw(), old.data(), r.column_scale.n_bytes());
   quadratic.times = [&](const std::vector<double>& x) {
     context.upload(x.data(), vector.raw(), vector.n_bytes());
@@ -265,32 +291,44 @@ void refit_column_scale_cuda(CudaContext& context, CudaGroupTable& table, const 
     context.download(image.raw(), result.data(), image.n_bytes());
     return result;
   };
-  const std::vector<float> solution = solve_column_scale(quadratic, old);
-  if (solution.empty()) return;
-  context.upload(solution.data(), r.column_scale.raw(), r.column_scale.n_bytes());
+  const Tensor minimum = context.allocate(1, n, DType::kF64);
+  convert_cuda(context, r.column_scale, minimum);
+  const Tensor residual = context.allocate(1, n, DType::kF64);
+  const Tensor scalars = context.allocate(1, 3, DType::kF64);
+  check_cuda(
+      cuda::minimise_column_scale({.matrix = parts.matrix,
+                                   .n = n,
+                                   .right = right.data<double>(),
+                                   .diagonal = diagonal.data<double>(),
+                                   .x = minimum.data<double>(),
+                                   .residual = residual.data<double>(),
+                                   .direction = vector.data<double>(),
+                                   .image = image.data<double>(),
+                                   .scalars = scalars.data<double>()},
+                                  kColumnScaleSteps, kColumnScaleTolerance, context.stream()),
+      "the column scale");
+  std::vector<double> found(static_cast<size_t>(n));
+  context.download(minimum.raw(), found.data(), minimum.n_bytes());
+  const ColumnScaleSolution solution = accept_column_scale(quadratic, old, std::move(found));
+  if (solution.scale.empty()) return 0.0;
+  context.upload(solution.scale.data(), r.column_scale.raw(), r.column_scale.n_bytes());
   check_cuda(cuda::scale_levels(parts, r.column_scale.data<float>(), r.weight.data<float>(),
                                 context.stream()),
              "the scaled levels");
+  return solution.change;
 }
 
 double refinement_objective_cuda(CudaContext& context, const Refinement& r) {
   check_shapes(r);
   const int64_t n = r.weight.cols();
-  double total = 0.0;
+  CudaDot objective(context);
   for_row_batches(
       r.weight.rows(), n * static_cast<int64_t>(sizeof(float)), [&](int64_t begin, int64_t count) {
         const Tensor gradient = context.allocate(count, n, DType::kF32);
-        const Tensor partial = context.allocate(1, cuda::kObjectiveBlocks, DType::kF64);
         compute_gradient(context, r, begin, count, gradient.data<float>());
-        check_cuda(cuda::objective_partials(
-                       r.weight.data<float>() + begin * n, r.target.data<float>() + begin * n,
-                       gradient.data<float>(), count * n, partial.data<double>(), context.stream()),
-                   "the objective");
-        double sums[cuda::kObjectiveBlocks];
-        context.download(partial.raw(), sums, partial.n_bytes());
-        for (const double sum : sums) total += sum;
+        objective.add(r.weight.row_range(begin, count), r.target.row_range(begin, count), gradient);
       });
-  return total;
+  return objective.total();
 }
 
 }  // namespace d2q

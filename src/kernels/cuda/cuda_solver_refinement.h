@@ -27,10 +27,11 @@ class CudaGroupTable {
   Tensor first_param_;
 };
 
-void refit_scales_cuda(CudaContext& context, CudaGroupTable& table, const Refinement& refinement);
-void refine_codes_cuda(CudaContext& context, CudaGroupTable& table, const Refinement& refinement);
-void refit_column_scale_cuda(CudaContext& context, CudaGroupTable& table,
-                             const Refinement& refinement);
+/// The first three return the change of J.
+double refit_scales_cuda(CudaContext& context, CudaGroupTable& table, const Refinement& refinement);
+double refine_codes_cuda(CudaContext& context, CudaGroupTable& table, const Refinement& refinement);
+double refit_column_scale_cuda(CudaContext& context, CudaGroupTable& table,
+                               const Refinement& refinement);
 double refinement_objective_cuda(CudaContext& context, const Refinement& refinement);
 
 }  // namespace d2q

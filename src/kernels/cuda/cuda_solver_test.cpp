@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -165,9 +166,9 @@ class Refiner {
     refinement_.params = to_device(device, rows, problem.n_group_params(), state.params);
     refinement_.weight = to_device(device, rows, n, state.weight);
   }
-  void refit() { device_.solver().refit_scales(refinement_); }
-  void refine() { device_.solver().refine_codes(refinement_); }
-  void refit_columns() { device_.solver().refit_column_scale(refinement_); }
+  std::optional<double> refit() { return device_.solver().refit_scales(refinement_); }
+  std::optional<double> refine() { return device_.solver().refine_codes(refinement_); }
+  std::optional<double> refit_columns() { return device_.solver().refit_column_scale(refinement_); }
   double objective() { return device_.solver().objective(refinement_); }
   State state() {
     return {to_host<float>(device_, refinement_.weight),
@@ -385,6 +386,29 @@ TEST_F(CudaSolver, RefitsRowsWithMoreUnknownsThanAThreadBlockHasThreads) {
   const double cpu = objective_of(problem, a.state());
   EXPECT_NEAR(objective_of(problem, state), cpu, 0.005 * cpu);
   EXPECT_LT(objective_of(problem, state), objective_of(problem, start));
+}
+
+TEST_F(CudaSolver, TheOperationsKnowHowTheyChangeTheObjective) {
+  for (const Grid& grid : {Grid{GridKind::kSignPlanes, 2, false, true, 15},
+                           Grid{GridKind::kSignPlanes, 3, false, false, 15},
+                           Grid{GridKind::kUniform, 4, true, false, 15}}) {
+    const Problem problem = random_problem(70, 300, 64, grid, 31);
+    Refiner refiner(*cuda_, problem, walk_on(*cuda_, problem, true, false));
+    double before = refiner.objective();
+    const auto expect_change = [&](const std::optional<double>& change, const char* what) {
+      const double after = refiner.objective();
+      ASSERT_TRUE(change.has_value()) << what;
+      EXPECT_NEAR(*change, after - before, 1e-4 * before + noise_of(problem)) << what;
+      EXPECT_LE(after, before + noise_of(problem)) << what;
+      before = after;
+    };
+    expect_change(refiner.refit(), "scales");
+    for (int round = 0; round < 2; ++round) {
+      expect_change(refiner.refine(), "codes");
+      if (grid.column_scale) expect_change(refiner.refit_columns(), "column scale");
+      expect_change(refiner.refit(), "scales");
+    }
+  }
 }
 
 TEST_F(CudaSolver, GivesTheSameBitsTwice) {

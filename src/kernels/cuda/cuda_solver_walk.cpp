@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "kernels/cuda/cuda_matrix_ops.h"
 #include "kernels/cuda/solver_fit_kernels.h"
 
 namespace d2q {
@@ -145,8 +146,8 @@ class Walker {
       gemm.ldb = n_;
       gemm.c = walk_.weight.data<float>() + block.end;
       gemm.ldc = n_;
-      gemm.beta = 1.0f;
-      run_gemm(context_, gemm);
+      gemm.beta = 1.0;
+      run_split_gemm(context_, gemm);
     };
     add(negated_errors_, walk_.inverse_factor);
     if (!walk_.asymmetry.empty()) add(finished_, walk_.asymmetry);

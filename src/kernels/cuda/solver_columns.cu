@@ -52,9 +52,11 @@ __global__ void __launch_bounds__(kSolverThreads) weigh_kernel(const ColumnScale
   if (place == row * parts.columns + row) parts.diagonal[row] = static_cast<double>(value);
 }
 
-/// One warp a row.
+/// One warp a row. Does nothing once *stop is not 0; stop may be null.
 __global__ void __launch_bounds__(kSolverThreads)
-    multiply_kernel(const float* matrix, int64_t n, const double* x, double* result) {
+    multiply_kernel(const float* matrix, int64_t n, const double* x, double* result,
+                    const double* stop) {
+  if (stop != nullptr && *stop != 0.0) return;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t row = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kWarp;
   if (row >= n) return;  // a whole warp
@@ -69,6 +71,64 @@ __global__ void __launch_bounds__(kSolverThreads)
   const int64_t place = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (place >= parts.rows * parts.columns) return;
   weight[place] = scale[place % parts.columns] * parts.levels[place];
+}
+
+constexpr int kGradientThreads = 1024;
+enum GradientScalar { kSize, kStart, kStop };
+
+/// Sum of every thread's x in a fixed order, the same in all threads of the block.
+__device__ double sum_of_block(double x) {
+  __shared__ double sums[kGradientThreads];
+  const int thread = static_cast<int>(threadIdx.x);
+  __syncthreads();
+  sums[thread] = x;
+  for (int half = kGradientThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (thread < half) sums[thread] += sums[thread + half];
+  }
+  __syncthreads();
+  return sums[0];
+}
+
+/// One block. residual = right − image, or less length·image; direction from the preconditioned
+/// residual. Every thread keeps to its own elements.
+__global__ void __launch_bounds__(kGradientThreads)
+    gradient_step_kernel(const ColumnScaleGradients g, bool first, double tolerance) {
+  const int64_t begin = threadIdx.x;
+  double length = 0.0;
+  if (!first) {
+    if (g.scalars[kStop] != 0.0) return;  // the same in all threads, nobody has written yet
+    double curvature = 0.0;
+    for (int64_t j = begin; j < g.n; j += kGradientThreads)
+      curvature += g.direction[j] * g.image[j];
+    curvature = sum_of_block(curvature);
+    if (!(curvature > 0.0)) {
+      if (begin == 0) g.scalars[kStop] = 1.0;
+      return;
+    }
+    length = g.scalars[kSize] / curvature;
+  }
+  double next = 0.0;
+  for (int64_t j = begin; j < g.n; j += kGradientThreads) {
+    if (first) {
+      g.residual[j] = g.right[j] - g.image[j];
+    } else {
+      g.x[j] += length * g.direction[j];
+      g.residual[j] -= length * g.image[j];
+    }
+    if (g.diagonal[j] > 0.0) next += g.residual[j] * g.residual[j] / g.diagonal[j];
+  }
+  next = sum_of_block(next);
+  const double ratio = first ? 0.0 : next / g.scalars[kSize];
+  for (int64_t j = begin; j < g.n; j += kGradientThreads) {
+    const double z = g.diagonal[j] > 0.0 ? g.residual[j] / g.diagonal[j] : 0.0;
+    g.direction[j] = first ? z : z + ratio * g.direction[j];
+  }
+  __syncthreads();  // the size has been read
+  if (begin != 0) return;
+  if (first) g.scalars[kStart] = next;
+  g.scalars[kSize] = next;
+  g.scalars[kStop] = next > tolerance * g.scalars[kStart] ? 0.0 : 1.0;
 }
 
 int64_t blocks_of(int64_t n) { return (n + kSolverThreads - 1) / kSolverThreads; }
@@ -89,8 +149,26 @@ cudaError_t weigh_by_hessian(const ColumnScaleParts& parts, cudaStream_t stream)
 
 cudaError_t multiply_vector(const float* matrix, int64_t n, const double* x, double* result,
                             cudaStream_t stream) {
-  return launch(multiply_kernel, row_blocks(n, kWarp), kSolverThreads, stream, matrix, n, x,
-                result);
+  return launch(multiply_kernel, row_blocks(n, kWarp), kSolverThreads, stream, matrix, n, x, result,
+                static_cast<const double*>(nullptr));
+}
+
+cudaError_t minimise_column_scale(const ColumnScaleGradients& gradients, int max_steps,
+                                  double tolerance, cudaStream_t stream) {
+  const ColumnScaleGradients& g = gradients;
+  const auto multiply = [&](const double* x, const double* stop) {
+    return launch(multiply_kernel, row_blocks(g.n, kWarp), kSolverThreads, stream, g.matrix, g.n, x,
+                  g.image, stop);
+  };
+  cudaError_t status = multiply(g.x, nullptr);
+  if (status == cudaSuccess)
+    status = launch(gradient_step_kernel, 1, kGradientThreads, stream, g, true, tolerance);
+  for (int step = 0; step < max_steps && status == cudaSuccess; ++step) {
+    status = multiply(g.direction, g.scalars + kStop);
+    if (status == cudaSuccess)
+      status = launch(gradient_step_kernel, 1, kGradientThreads, stream, g, false, tolerance);
+  }
+  return status;
 }
 
 cudaError_t scale_levels(const ColumnScaleParts& parts, const float* scale, float* weight,

@@ -36,4 +36,20 @@ cudaError_t multiply_vector(const float* matrix, int64_t n, const double* x, dou
 cudaError_t scale_levels(const ColumnScaleParts& parts, const float* scale, float* weight,
                          cudaStream_t stream);
 
+/// Conjugate gradients on A·x = right with the diagonal as preconditioner, as
+/// kernels/column_scale_solve.cpp has them. All vectors [n] f64.
+struct ColumnScaleGradients {
+  const float* matrix = nullptr;  // A [n, n]
+  int64_t n = 0;
+  const double* right = nullptr;
+  const double* diagonal = nullptr;
+  double* x = nullptr;         // in: the start; out: the minimum
+  double* residual = nullptr;  // workspace, as are the rest
+  double* direction = nullptr;
+  double* image = nullptr;
+  double* scalars = nullptr;  // [3]: size of the residual, at the start, and whether to stop
+};
+cudaError_t minimise_column_scale(const ColumnScaleGradients& gradients, int max_steps,
+                                  double tolerance, cudaStream_t stream);
+
 }  // namespace d2q::cuda

@@ -37,6 +37,7 @@ struct RefitBatch {
   float* product = nullptr;   // [n_params, rows, stride] one group's bases times H
   double* systems = nullptr;  // [rows, unknowns, unknowns + 1]
   double* vectors = nullptr;  // [rows, kRefitVectors, unknowns]
+  double* changes = nullptr;  // [rows] of J; set where a row's parameters change
 
   __host__ __device__ int unknowns() const { return n_groups * n_params; }
 };

@@ -286,7 +286,10 @@ __global__ void __launch_bounds__(kSolverThreads, 2) solve_refit_kernel(const Re
   __syncthreads();
   if (failed != 0) return;
   // Rounding to fp16 may cost more than a nearly converged row gains.
-  if (objective_change(w) < 0.0) store(batch, w, row);
+  const double change = objective_change(w);
+  if (!(change < 0.0)) return;
+  store(batch, w, row);
+  if (threadIdx.x == 0) batch.changes[row] = change;
 }
 
 }  // namespace

@@ -106,6 +106,7 @@ __global__ void __launch_bounds__(kSolverThreads)
     const int k = m * kRowLanes + lane;
     g[m] = active && k < part.n_columns ? part.gradient[place + k] : 0.0f;
   }
+  double objective_change = 0.0;
   const int64_t diagonal = part.begin * part.stride + part.begin;
 #pragma unroll
   for (int i = 0; i < kColumns; ++i) {
@@ -151,8 +152,15 @@ __global__ void __launch_bounds__(kSolverThreads)
       part.weight[place + own] = q;
       part.codes[place + own] = static_cast<uint8_t>(code);
       part.change[row * kBlockColumns + own] = q - old;
+      // No later column has changed g[i] since this one's turn.
+      const double step = static_cast<double>(q) - static_cast<double>(old);
+      const double curvature =
+          static_cast<double>(part.hessian[diagonal + own * part.stride + own]);
+      objective_change += step * (2.0 * static_cast<double>(g[i]) + step * curvature);
     }
   }
+  objective_change = lane_sum<kRowLanes>(objective_change);
+  if (active && lane == 0) part.changes[row] += objective_change;
 }
 
 __global__ void fill_kernel(float* x, int64_t n, float value) {
@@ -167,8 +175,8 @@ __global__ void __launch_bounds__(kSolverThreads)
   double sum = 0.0;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step) {
-    sum += (static_cast<double>(weight[i]) - static_cast<double>(target[i])) *
-           static_cast<double>(gradient[i]);
+    const double base = target != nullptr ? static_cast<double>(target[i]) : 0.0;
+    sum += (static_cast<double>(weight[i]) - base) * static_cast<double>(gradient[i]);
   }
   const int thread = static_cast<int>(threadIdx.x);
   sums[thread] = sum;

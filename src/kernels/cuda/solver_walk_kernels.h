@@ -52,6 +52,7 @@ struct DescentPart {
   const int32_t* first_param = nullptr;  // [stride] place of a column's first parameter in a row
   uint8_t* codes = nullptr;              // [rows, stride], in place
   float* change = nullptr;               // out: new ŵ − old ŵ; rows kBlockColumns apart
+  double* changes = nullptr;             // [rows] of J, added to
 };
 cudaError_t descend_part(const DescentPart& part, const GridLevels& levels, cudaStream_t stream);
 
@@ -59,7 +60,7 @@ cudaError_t descend_part(const DescentPart& part, const GridLevels& levels, cuda
 cudaError_t fill(float* x, int64_t n, float value, cudaStream_t stream);
 
 /// partial[b] = Σ (weight − target)·gradient in f64 over block b's share of n elements;
-/// kObjectiveBlocks of them. The shares depend on n alone.
+/// kObjectiveBlocks of them. The shares depend on n alone. target may be null: 0.
 constexpr int kObjectiveBlocks = 512;
 cudaError_t objective_partials(const float* weight, const float* target, const float* gradient,
                                int64_t n, double* partial, cudaStream_t stream);
