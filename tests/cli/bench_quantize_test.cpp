@@ -20,7 +20,7 @@ ProcessResult bench(const std::vector<std::string>& more) {
 
 TEST(BenchQuantize, TimesEveryStageOfABlockAndProjectsTheModel) {
   const ProcessResult result =
-      bench({"--preset", "best", "--tune", "1", "--blocks", "2", "--json"});
+      bench({"--preset", "fast", "--tune", "1", "--blocks", "2", "--json"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   const auto json = nlohmann::json::parse(result.out);
   ASSERT_EQ(json.at("blocks").size(), 2u);
