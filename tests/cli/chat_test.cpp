@@ -30,7 +30,9 @@ class ChatCommand : public testing::Test {
     std::ofstream(folder_.path() / "model" / "chat_template.jinja") << kTemplate;
   }
   ProcessResult chat(const std::string& input, std::vector<std::string> more = {}) const {
-    std::vector<std::string> arguments = {"chat", model_, "--temp", "0", "-n", "8"};
+    std::vector<std::string> arguments = {"chat", model_, "-n", "8"};
+    if (std::find(more.begin(), more.end(), "--temp") == more.end())
+      arguments.insert(arguments.end(), {"--temp", "0"});
     arguments.insert(arguments.end(), more.begin(), more.end());
     return run_d2quant(arguments, "", input);
   }
