@@ -131,6 +131,10 @@ int64_t scales_count(const PackedLayout& layout) {
                       "packed scales");
 }
 
+int64_t packed_bytes(const PackedLayout& layout) {
+  return codes_bytes(layout) + static_cast<int64_t>(sizeof(Half)) * scales_count(layout);
+}
+
 float weight_of(PackedKind kind, int bits, const float* params, int code) {
   if (kind == PackedKind::kUniform) {
     const float centred = static_cast<float>(code) - params[1];

@@ -58,6 +58,8 @@ void validate(const PackedLayout& layout, const std::string& subject);
 /// Bytes of the codes and number of fp16 scales; overflow throws Error{kCorrupt}.
 int64_t codes_bytes(const PackedLayout& layout);
 int64_t scales_count(const PackedLayout& layout);
+/// Bytes of both together.
+int64_t packed_bytes(const PackedLayout& layout);
 
 /// Non-owning view of a packed matrix, typically into a memory-mapped file.
 struct PackedView {

@@ -32,9 +32,7 @@ constexpr Format kFormats[] = {{PackedKind::kSignPlanes, 2}, {PackedKind::kSignP
 class RandomWeights {
  public:
   explicit RandomWeights(const PackedLayout& layout)
-      : layout_(layout),
-        n_codes_(codes_bytes(layout)),
-        memory_(1, n_codes_ + 2 * scales_count(layout)) {
+      : layout_(layout), n_codes_(codes_bytes(layout)), memory_(1, packed_bytes(layout)) {
     Rng rng(1);
     for (int64_t i = 0; i + 8 <= n_codes_; i += 8) {
       const uint64_t word = rng.next_u64();

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "model/family.h"
 #include "model/fused_modules.h"
+#include "model/shifted_bias.h"
 
 namespace d2q {
 namespace {
@@ -178,20 +179,10 @@ Matrix<float> PortableModel::load_part(const std::string& name) const {
   if (!name.ends_with(kBias)) return source_->load(name);
   const std::string module = name.substr(0, name.size() - kBias.size());
   const std::string norm = norm_of(module);
-  if (std::find(moved_.begin(), moved_.end(), norm) == moved_.end() && source_->has(name))
-    return source_->load(name);
-  const Matrix<float> weight = source_->load(with(module, kWeight));
-  Matrix<float> bias =
-      source_->has(name) ? source_->load(name) : Matrix<float>(1, weight.rows(), true);
-  if (std::find(moved_.begin(), moved_.end(), norm) == moved_.end()) return bias;
-  const Matrix<float> shift = source_->load(with(norm, kBias));
-  for (int64_t i = 0; i < weight.rows(); ++i) {
-    double sum = 0.0;
-    for (int64_t j = 0; j < weight.cols(); ++j)
-      sum += static_cast<double>(weight(i, j)) * static_cast<double>(shift(0, j));
-    bias(0, i) += static_cast<float>(sum);
-  }
-  return bias;
+  if (std::find(moved_.begin(), moved_.end(), norm) != moved_.end())
+    return bias_with_shift(*source_, module, norm);
+  if (source_->has(name)) return source_->load(name);
+  return Matrix<float>(1, source_->load(with(module, kWeight)).rows(), true);
 }
 
 Matrix<float> PortableModel::load(const std::string& name) const {

@@ -145,4 +145,14 @@ void BlockStages::mlp_output(const BlockWeights& w, const Tensor& m, const Tenso
   });
 }
 
+void BlockStages::forward(const BlockWeights& w, const Tensor& x, int64_t sequence_length,
+                          const LinearInputs& inputs) const {
+  attention_input(w, x, inputs.h);
+  attention(w, inputs.h, sequence_length, inputs.a);
+  attention_output(w, inputs.a, x);
+  mlp_input(w, x, inputs.h2);
+  mlp(w, inputs.h2, inputs.m);
+  mlp_output(w, inputs.m, x);
+}
+
 }  // namespace d2q

@@ -43,6 +43,14 @@ struct RopeTables {
 };
 RopeTables make_rope_tables(Device& device, const ModelConfig& config, int64_t n_positions);
 
+/// What the linears of a block read, in the order in which they come; h and h2 may be one tensor.
+struct LinearInputs {
+  Tensor h;   // [T, hidden], of q, k, v
+  Tensor a;   // [T, n_heads*head_dim], of o
+  Tensor h2;  // [T, hidden], of gate and up
+  Tensor m;   // [T, intermediate], of down
+};
+
 /// The stages of a block on whole sequences, without a cache. Stateless; x is f32 [T, hidden] with
 /// T = n_sequences * sequence_length; h, a, m have the dtype of the tensor passed in.
 class BlockStages {
@@ -63,6 +71,9 @@ class BlockStages {
   void mlp(const BlockWeights& w, const Tensor& h, const Tensor& m) const;
   /// x += down(m).
   void mlp_output(const BlockWeights& w, const Tensor& m, const Tensor& x) const;
+  /// All of them: x becomes the block's output, `inputs` are written on the way.
+  void forward(const BlockWeights& w, const Tensor& x, int64_t sequence_length,
+               const LinearInputs& inputs) const;
 
  private:
   Device& device_;
@@ -75,6 +86,9 @@ class BlockStages {
 /// packed.
 BlockWeights load_block(Device& device, const WeightSource& source, int64_t layer,
                         DType dense_dtype);
+
+/// The same block with its dense linears in `dtype`; shares what is in it already.
+BlockWeights in_dtype(Device& device, BlockWeights weights, DType dtype);
 
 /// HF names of the linears of a block, e.g. linear_name(3, "down_proj") =
 /// "model.layers.3.mlp.down_proj".

@@ -1,6 +1,7 @@
 #include "model/load_weights.h"
 
 #include "kernels/host_copy.h"
+#include "model/block_backward.h"
 
 namespace d2q {
 
@@ -75,6 +76,14 @@ BlockWeights load_block(Device& device, const WeightSource& source, int64_t laye
   w.up = linear(names.up);
   w.down = linear(names.down);
   return w;
+}
+
+BlockWeights in_dtype(Device& device, BlockWeights weights, DType dtype) {
+  for (const BlockLinear& linear : kBlockLinears) {
+    Tensor& dense = (weights.*linear.member).dense;
+    dense = in_dtype(device, dense, dtype);
+  }
+  return weights;
 }
 
 }  // namespace d2q

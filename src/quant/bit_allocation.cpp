@@ -11,7 +11,6 @@
 #include "model/block_backward.h"
 #include "model/family.h"
 #include "model/input_embedding.h"
-#include "model/load_weights.h"
 #include "quant/linear_settings.h"
 #include "quant/solve.h"
 
@@ -20,11 +19,6 @@ namespace {
 
 /// Beyond 4 bits a linear's rounding is no longer what limits a model of 2 or 3.
 constexpr int kMostBits = 4;
-
-int64_t packed_bits(const LinearSettings& settings, int64_t rows, int64_t cols) {
-  const PackedLayout layout = packed_layout(settings, rows, cols);
-  return 8 * (codes_bytes(layout) + 2 * scales_count(layout));
-}
 
 /// The block's output for the tokens `x`, which stay as they are.
 class BlockOutput {
@@ -40,12 +34,7 @@ class BlockOutput {
 
   void operator()(const BlockWeights& weights, const Tensor& x, const Tensor& y) const {
     device_.convert(x, y);
-    stages_.attention_input(weights, y, input_);
-    stages_.attention(weights, input_, sequence_length_, attention_);
-    stages_.attention_output(weights, attention_, y);
-    stages_.mlp_input(weights, y, input_);
-    stages_.mlp(weights, input_, hidden_);
-    stages_.mlp_output(weights, hidden_, y);
+    stages_.forward(weights, y, sequence_length_, {input_, attention_, input_, hidden_});
   }
 
  private:
@@ -135,7 +124,8 @@ std::vector<LinearSensitivity> measure_sensitivity(
   std::vector<LinearSensitivity> result;
   for (int64_t layer = 0; layer < config.n_layers; ++layer) {
     if (on_block) on_block(layer);
-    const BlockWeights fp = load_block(device, source, layer, options.products);
+    const BlockWeights exact = load_block(device, source, layer, DType::kF32);
+    const BlockWeights fp = in_dtype(device, exact, options.products);
     block_output(fp, x, y);
     device.norm(y, norm, reference);
     for (const BlockLinear& linear : kBlockLinears) {
@@ -145,11 +135,12 @@ std::vector<LinearSensitivity> measure_sensitivity(
       const bool is_down = absorbs_column_scale(config, linear.name);
       LinearSettings settings = linear_settings(options, entry.name, is_down);
       if (settings.keep) continue;
-      const Tensor weight = load_tensor(device, source, entry.name + ".weight", DType::kF32);
+      const Tensor& weight = (exact.*linear.member).dense;
       entry.n_weights = weight.size();
       const auto choose = [&](int bits, double error) {
         settings.grid = grid_of(options, bits, is_down);
-        entry.choices.push_back({bits, packed_bits(settings, weight.rows(), weight.cols()), error});
+        const PackedLayout layout = packed_layout(settings, weight.rows(), weight.cols());
+        entry.choices.push_back({bits, 8 * packed_bytes(layout), error});
       };
       const auto error_at = [&](int bits) {
         BlockWeights changed = fp;

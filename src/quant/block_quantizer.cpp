@@ -136,17 +136,11 @@ void BlockQuantizer::run_block(const BlockWeights& weights, const Tensor& stream
     const auto place = [&](const Tensor& kept, const Tensor& scratch) {
       return keep_inputs ? kept.row_range(begin, count) : scratch.row_range(0, count);
     };
-    const Tensor x = stream.row_range(begin, count);
-    const Tensor h = place(caches_->attention_input, caches_->input);
-    stages_.attention_input(weights, x, h);
-    const Tensor a = place(caches_->attention_result, caches_->attention);
-    stages_.attention(weights, h, options_.sequence_length, a);
-    stages_.attention_output(weights, a, x);
-    const Tensor h2 = place(caches_->mlp_input, caches_->input);
-    stages_.mlp_input(weights, x, h2);
-    const Tensor m = place(caches_->mlp_hidden, caches_->hidden);
-    stages_.mlp(weights, h2, m);
-    stages_.mlp_output(weights, m, x);
+    stages_.forward(
+        weights, stream.row_range(begin, count), options_.sequence_length,
+        {place(caches_->attention_input, caches_->input),
+         place(caches_->attention_result, caches_->attention),
+         place(caches_->mlp_input, caches_->input), place(caches_->mlp_hidden, caches_->hidden)});
   });
 }
 
@@ -413,11 +407,7 @@ QuantizedBlock BlockQuantizer::quantize(
   Pass pass{layer, streams, final_norm, on_linear, StageClock(device_), {}, {}, {}};
   pass.clock.enter("load");
   pass.exact = load_block(device_, source_, layer, DType::kF32);
-  pass.fp = pass.exact;
-  for (const BlockLinear& linear : kBlockLinears) {
-    Tensor& dense = (pass.fp.*linear.member).dense;
-    dense = in_dtype(device_, dense, options_.products);
-  }
+  pass.fp = in_dtype(device_, pass.exact, options_.products);
   pass.result.weights = pass.fp;
   if (layer + 1 < source_.config().n_layers) source_.prefetch(block_tensors(source_, layer + 1));
   if (needs_fp_stream(options_)) {

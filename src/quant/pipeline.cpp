@@ -161,7 +161,7 @@ json describe(const QuantizedBlock& block) {
                     {"damping", s.damping},
                     {"rounded_only", s.rounded_only},
                     {"weights", s.layout.rows * s.layout.cols},
-                    {"packed_bytes", codes_bytes(s.layout) + 2 * scales_count(s.layout)}});
+                    {"packed_bytes", packed_bytes(s.layout)}});
     } else {
       entry["kept"] = true;
     }
@@ -424,7 +424,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   report["output"] = output.string();
   report["output_bytes"] = folder.total_bytes();
   report["resumed_blocks"] = done;
-  report["floor_flops"] = plan_quantization(model, options).floor_flops;
+  report["floor_flops"] = plan_quantization(base->config(), options).floor_flops;
   report["seconds"] = std::chrono::duration<double>(Clock::now() - start).count();
   report["peak_memory_bytes"] = peak_memory_bytes();
   report_progress("quantize", config.n_layers, config.n_layers, "done");

@@ -123,7 +123,7 @@ int64_t rest_bytes(const ModelConfig& c, int bits, const QuantizeOptions& option
   if (bits == 16) return 2 * c.vocab_size * c.hidden_size;
   const PackedLayout layout{PackedKind::kUniform, bits, c.vocab_size, c.hidden_size,
                             std::min(options.group_size, c.hidden_size)};
-  return codes_bytes(layout) + 2 * scales_count(layout);
+  return packed_bytes(layout);
 }
 
 }  // namespace
@@ -137,7 +137,7 @@ QuantizePlan plan_quantization(const ModelConfig& c, const QuantizeOptions& opti
   const bool gated = family_named(c.family).gated_mlp;
   QuantizePlan plan;
   double weights = 0.0;
-  int64_t packed_bytes = 0;
+  int64_t linear_bytes = 0;
   int64_t block_weights = 0;
   int64_t tuning_bytes = 0;
   double tuning_flops = 0.0;
@@ -154,8 +154,7 @@ QuantizePlan plan_quantization(const ModelConfig& c, const QuantizeOptions& opti
         plan.output_bytes += shape.size() * 2;
         continue;
       }
-      const PackedLayout layout = packed_layout(settings, shape.rows, shape.cols);
-      packed_bytes += codes_bytes(layout) + 2 * scales_count(layout);
+      linear_bytes += packed_bytes(packed_layout(settings, shape.rows, shape.cols));
       weights += static_cast<double>(shape.size());
     }
     if (!tunes_block(options, c, layer)) continue;
@@ -164,13 +163,13 @@ QuantizePlan plan_quantization(const ModelConfig& c, const QuantizeOptions& opti
   }
   // Before the bits are allocated no more is known than what they may come to.
   if (options.target_bits > 0.0 && options.allocated_bits.empty())
-    packed_bytes = static_cast<int64_t>(options.target_bits * weights / 8.0);
-  plan.bits_per_weight = weights > 0.0 ? 8.0 * static_cast<double>(packed_bytes) / weights : 16.0;
+    linear_bytes = static_cast<int64_t>(options.target_bits * weights / 8.0);
+  plan.bits_per_weight = weights > 0.0 ? 8.0 * static_cast<double>(linear_bytes) / weights : 16.0;
   const bool untied = !c.tied_embeddings || options.rotation != RotationKind::kNone;
   const bool learned = family_named(c.family).positions == Positions::kLearned;
   const int64_t embedding = c.vocab_size * c.hidden_size;
   const int64_t positions = learned ? c.max_positions * c.hidden_size : 0;
-  plan.output_bytes += packed_bytes + 2 * positions + rest_bytes(c, options.embed_bits, options) +
+  plan.output_bytes += linear_bytes + 2 * positions + rest_bytes(c, options.embed_bits, options) +
                        (untied ? rest_bytes(c, options.head_bits, options) : 0) +
                        8 * c.hidden_size * (2 * c.n_layers + 1);
 

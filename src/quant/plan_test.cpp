@@ -58,19 +58,26 @@ void write_sparse_model(const fs::path& folder, const ModelConfig& config) {
   fs::resize_file(folder / "model.safetensors", header.size() + n_bytes);
 }
 
-TEST(Plan, OfA70BModelFollowsTheFormulaOfItsMemory) {
-  const testing::TempFolder folder;
-  const ModelConfig c = large_config();
-  const fs::path model = folder.path() / "model";
-  try {
-    write_sparse_model(model, c);
-  } catch (const fs::filesystem_error&) {
-    GTEST_SKIP() << "the file system has no sparse files of 145 GB";
+class PlanOfALargeModel : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    try {
+      write_sparse_model(model_, config_);
+    } catch (const fs::filesystem_error&) {
+      GTEST_SKIP() << "the file system has no sparse files of 145 GB";
+    }
   }
+  const testing::TempFolder folder_;
+  const ModelConfig config_ = large_config();
+  const fs::path model_ = folder_.path() / "model";
+};
+
+TEST_F(PlanOfALargeModel, FollowsTheFormulaOfItsMemory) {
+  const ModelConfig& c = config_;
   QuantizeOptions options = preset_options("paper");
   options.calibration = "self";
   options.products = DType::kBF16;
-  const QuantizePlan plan = plan_quantization(model, options);
+  const QuantizePlan plan = plan_quantization(model_, options);
 
   // docs/architecture.md, with the asymmetric term and the correction of deviations.
   const int64_t tokens = options.samples * options.sequence_length;
@@ -87,25 +94,18 @@ TEST(Plan, OfA70BModelFollowsTheFormulaOfItsMemory) {
             linears * 9 / 32 + 2 * 2 * c.vocab_size * d + 8 * d * (2 * c.n_layers + 1));
   // Rounding alone holds one tensor, here of 8 GiB in f32.
   options.method = QuantMethod::kRtn;
-  EXPECT_EQ(plan_quantization(model, options).peak_memory_bytes, 4 * c.vocab_size * d);
+  EXPECT_EQ(plan_quantization(model_, options).peak_memory_bytes, 4 * c.vocab_size * d);
 }
 
-TEST(Plan, TensorsBeyondFourGibibytesAreReadAtTheirPlace) {
-  const testing::TempFolder folder;
-  const ModelConfig c = large_config();
-  const fs::path model = folder.path() / "model";
-  try {
-    write_sparse_model(model, c);
-  } catch (const fs::filesystem_error&) {
-    GTEST_SKIP() << "the file system has no sparse files of 145 GB";
-  }
-  const SafetensorsFile file(model / "model.safetensors");
+TEST_F(PlanOfALargeModel, TensorsBeyondFourGibibytesAreReadAtTheirPlace) {
+  const ModelConfig& c = config_;
+  const SafetensorsFile file(model_ / "model.safetensors");
   const SafetensorsTensor* head = file.find("lm_head.weight");
   ASSERT_NE(head, nullptr);
   EXPECT_EQ(head->bytes.size(), uint64_t{1} << 32);
   EXPECT_EQ(head->bytes.back(), std::byte{0});
   // The final norm lies behind 140 GB.
-  const Matrix<float> norm = open_model(model)->load("model.norm.weight");
+  const Matrix<float> norm = open_model(model_)->load("model.norm.weight");
   EXPECT_EQ(norm.cols(), c.hidden_size);
   EXPECT_EQ(norm(0, c.hidden_size - 1), 0.0f);
 }

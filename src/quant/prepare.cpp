@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "model/family.h"
+#include "model/shifted_bias.h"
 
 namespace d2q {
 namespace {
@@ -77,19 +78,8 @@ bool PreparedSource::has(const std::string& name) const {
 
 /// b + W·β of a linear whose norm has the shift β.
 Matrix<float> PreparedSource::reader_bias(const std::string& name, const std::string& norm) const {
-  const std::string module = name.substr(0, name.size() - kBias.size());
-  const std::string shift_name = norm + std::string(kBias);
-  if (!base_->has(shift_name)) return base_->load(name);
-  const Matrix<float> weight = base_->load(module + std::string(kWeight));
-  const Matrix<float> shift = base_->load(shift_name);
-  Matrix<float> bias = base_->has(name) ? base_->load(name) : Matrix<float>(1, weight.rows(), true);
-  for (int64_t i = 0; i < weight.rows(); ++i) {
-    double sum = 0.0;
-    for (int64_t j = 0; j < weight.cols(); ++j)
-      sum += static_cast<double>(weight(i, j)) * static_cast<double>(shift(0, j));
-    bias(0, i) += static_cast<float>(sum);
-  }
-  return bias;
+  if (!base_->has(norm + std::string(kBias))) return base_->load(name);
+  return bias_with_shift(*base_, name.substr(0, name.size() - kBias.size()), norm);
 }
 
 /// (β ⊘ γ)·R: what the head's W·diag(γ)·R makes the same of as W of β.

@@ -248,6 +248,12 @@ ExpressionPtr ExpressionParser::parse_dict() {
   return dict;
 }
 
+ExpressionPtr ExpressionParser::parse_call(ExpressionPtr value) {
+  ExpressionPtr call = with_children(make(ExpressionKind::kCall), std::move(value));
+  parse_arguments(*call);
+  return call;
+}
+
 ExpressionPtr ExpressionParser::parse_postfix(ExpressionPtr value) {
   for (int chain = 0;; check_depth(++chain)) {
     if (is_operator(".")) {
@@ -255,9 +261,7 @@ ExpressionPtr ExpressionParser::parse_postfix(ExpressionPtr value) {
     } else if (is_operator("[")) {
       value = parse_subscript(std::move(value));
     } else if (is_operator("(")) {
-      ExpressionPtr call = with_children(make(ExpressionKind::kCall), std::move(value));
-      parse_arguments(*call);
-      value = std::move(call);
+      value = parse_call(std::move(value));
     } else {
       return value;
     }
@@ -271,9 +275,7 @@ ExpressionPtr ExpressionParser::parse_filters(ExpressionPtr value) {
     } else if (is_word("is")) {
       value = parse_test(std::move(value));
     } else if (is_operator("(")) {
-      ExpressionPtr call = with_children(make(ExpressionKind::kCall), std::move(value));
-      parse_arguments(*call);
-      value = std::move(call);
+      value = parse_call(std::move(value));
     } else {
       return value;
     }

@@ -94,6 +94,7 @@ class ExpressionParser : public TokenReader {
   ExpressionPtr parse_dict();
   ExpressionPtr parse_postfix(ExpressionPtr value);
   ExpressionPtr parse_filters(ExpressionPtr value);
+  ExpressionPtr parse_call(ExpressionPtr value);
   ExpressionPtr parse_attribute(ExpressionPtr value);
   ExpressionPtr parse_subscript(ExpressionPtr value);
   ExpressionPtr parse_test(ExpressionPtr value);
