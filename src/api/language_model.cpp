@@ -55,7 +55,7 @@ std::string LanguageModel::continue_text(std::string_view prompt,
 }
 
 double LanguageModel::perplexity(std::string_view text, int64_t ctx) {
-  PerplexityOptions options;
+  WindowOptions options;
   options.ctx = ctx;
   return d2q::perplexity(*state_->device, state_->transformer, *state_->tokenizer, text, options,
                          nullptr)

@@ -1,5 +1,7 @@
 #include "format/json_file.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "base/file_io.h"
 
@@ -19,6 +21,23 @@ nlohmann::json parse_json(std::string_view text, const std::string& subject) {
          error.byte);
   } catch (const nlohmann::json::exception& error) {
     fail(ErrorCode::kCorrupt, "{}: not valid JSON: {}", subject, error.what());
+  }
+}
+
+void for_each_json_line(
+    std::string_view content, const std::string& subject,
+    const std::function<void(const nlohmann::json& record, const std::string& place)>& body) {
+  int64_t number = 0;
+  for (size_t begin = 0; begin < content.size();) {
+    const size_t end = std::min(content.find('\n', begin), content.size());
+    const std::string_view line = content.substr(begin, end - begin);
+    begin = end + 1;
+    ++number;
+    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+    const std::string place = fmt::format("{}: line {}", subject, number);
+    const nlohmann::json record = parse_json(line, place);
+    if (!record.is_object()) fail(ErrorCode::kCorrupt, "{} is not a JSON object", place);
+    body(record, place);
   }
 }
 

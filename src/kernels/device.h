@@ -54,6 +54,14 @@ struct PackedProduct {
 /// relative error 2.4e-5 or 6e-3 on Gaussian activations.
 enum class ActivationBits : uint8_t { k8 = 8, k16 = 16 };
 
+/// How one token's prediction differs from a reference's; p is the softmax of a row of logits.
+struct LogitComparison {
+  double divergence = 0.0;      // Σ p_reference log(p_reference / p), in nats
+  double reference_loss = 0.0;  // -log p_reference(target)
+  double loss = 0.0;            // -log p(target)
+  bool same_top = false;        // the largest logit is at the same index (the first of equals)
+};
+
 /// One device. Methods are called from one thread; they use all cores or the whole GPU themselves.
 /// Results do not depend on the number of threads. Shape or dtype mistakes are InternalError.
 class Device {
@@ -130,6 +138,11 @@ class Device {
   /// losses[t] = -log softmax(logits[t, :])[targets[t]], in f64; logits [T, vocabulary] f32.
   virtual void cross_entropy(const Tensor& logits, std::span<const int32_t> targets,
                              std::span<double> losses) = 0;
+  /// Each row of `logits` against the same row of `reference`, both [T, vocabulary] f32; sums in
+  /// f64.
+  virtual void compare_logits(const Tensor& reference, const Tensor& logits,
+                              std::span<const int32_t> targets,
+                              std::span<LogitComparison> comparisons) = 0;
 
   // --- decoding -------------------------------------------------------------------------------
   virtual DecodeOps& decoding() = 0;

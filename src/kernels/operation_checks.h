@@ -7,7 +7,7 @@
 
 #include "codec/packed_matrix.h"
 #include "kernels/decode_ops.h"
-#include "kernels/tensor.h"
+#include "kernels/device.h"
 
 namespace d2q {
 
@@ -20,6 +20,10 @@ void check_rope(const Tensor& x, int64_t n_heads, std::span<const int32_t> posit
 void check_accumulation(const Tensor& a, const Tensor& b, const Tensor& sum);
 /// x [T, n] f32 into y of the same shape, f32 or bf16.
 void check_output(const Tensor& x, const Tensor& y);
+/// Device::compare_logits.
+void check_compare_logits(const Tensor& reference, const Tensor& logits,
+                          std::span<const int32_t> targets,
+                          std::span<const LogitComparison> comparisons);
 
 /// DecodeOps::embed.
 void check_decode_embed(const Tensor& tokens, const Linear& table, const Tensor& y);

@@ -125,6 +125,62 @@ struct Transformer::Impl {
     }
   }
 
+  /// `past` rows of parents[i] before those of sequence i in `own`, for every sequence: what
+  /// attention reads. [n_sequences * (length + sequence_length), width].
+  Tensor join_past(const Tensor& past, int64_t length, std::span<const int32_t> parents,
+                   const Tensor& own, int64_t sequence_length) {
+    const Tensor both = device.allocate(past.rows() + own.rows(), own.cols(), DType::kF32);
+    device.convert(past, both.row_range(0, past.rows()));
+    device.convert(own, both.row_range(past.rows(), own.rows()));
+    std::vector<int32_t> rows;
+    for (size_t i = 0; i < parents.size(); ++i) {
+      const int64_t begin = parents[i] * length;
+      for (int64_t t = 0; t < length; ++t) rows.push_back(static_cast<int32_t>(begin + t));
+      const int64_t own_begin = past.rows() + static_cast<int64_t>(i) * sequence_length;
+      for (int64_t t = 0; t < sequence_length; ++t)
+        rows.push_back(static_cast<int32_t>(own_begin + t));
+    }
+    const Tensor joined =
+        device.allocate(static_cast<int64_t>(rows.size()), own.cols(), DType::kF32);
+    device.embed(rows, both, joined);  // a gather of rows
+    return joined;
+  }
+
+  /// All blocks on sequences that continue `past`, or begin where it is null, x in place. `kept`,
+  /// where given, gets their keys and values.
+  void run_blocks_after(const Tensor& x, int64_t sequence_length, const PrefixStates* past,
+                        std::span<const int32_t> parents, PrefixStates* kept) {
+    const int64_t past_length = past == nullptr ? 0 : past->length_;
+    const RopeTables& tables = rope_for(past_length + sequence_length);
+    const BlockStages stages(device, config, tables, products);
+    std::vector<int32_t> positions;
+    for (int64_t row = 0; row < x.rows(); ++row)
+      positions.push_back(static_cast<int32_t>(past_length + row % sequence_length));
+    for (size_t layer = 0; layer < blocks.size(); ++layer) {
+      const BlockWeights& w = blocks[layer];
+      const DType dtype = activation_dtype(w);
+      const Tensor h = device.allocate(x.rows(), config.hidden_size, dtype);
+      const Tensor a = device.allocate(x.rows(), config.n_heads * config.head_dim, dtype);
+      stages.attention_input(w, x, h);
+      const AttentionProjections p =
+          project_attention(device, config, tables, w, h, positions, products);
+      Tensor keys = p.k;
+      Tensor values = p.v;
+      if (past != nullptr) {
+        keys = join_past(past->keys_[layer], past_length, parents, p.k, sequence_length);
+        values = join_past(past->values_[layer], past_length, parents, p.v, sequence_length);
+      }
+      device.attention(p.q, keys, values, attention_shape(config, sequence_length, past_length), a,
+                       products);
+      if (kept != nullptr) {
+        kept->keys_.push_back(p.k);
+        kept->values_.push_back(p.v);
+      }
+      stages.attention_output(w, a, x);
+      run_mlp(stages, w, x, h);
+    }
+  }
+
   /// All blocks on the next x.rows() tokens of a cached sequence, x in place. `keys`, `values`: the
   /// cache's layers.
   void run_blocks_cached(const Tensor& x, int64_t past, std::vector<Tensor>& keys,
@@ -195,6 +251,36 @@ Tensor Transformer::forward_hidden(std::span<const int32_t> ids, int64_t sequenc
     impl_->device.norm(x, impl_->final_norm, x);
   }
   return hidden;
+}
+
+PrefixStates Transformer::run_prefixes(std::span<const int32_t> ids, int64_t length) {
+  const auto n = static_cast<int64_t>(ids.size());
+  D2Q_CHECK(length > 0 && n > 0 && n % length == 0, "{} ids in sequences of {}", n, length);
+  impl_->check_ids(ids);
+  PrefixStates states;
+  states.count_ = n / length;
+  states.length_ = length;
+  const Tensor x = impl_->device.allocate(n, impl_->config.hidden_size, DType::kF32);
+  impl_->device.embed(ids, impl_->embedding, x);
+  impl_->run_blocks_after(x, length, nullptr, {}, &states);
+  return states;
+}
+
+Tensor Transformer::forward_hidden(std::span<const int32_t> ids, int64_t sequence_length,
+                                   const PrefixStates& prefixes, std::span<const int32_t> parents) {
+  const auto n = static_cast<int64_t>(ids.size());
+  D2Q_CHECK(sequence_length > 0 && n > 0 &&
+                n == static_cast<int64_t>(parents.size()) * sequence_length,
+            "{} ids in {} sequences of {}", n, parents.size(), sequence_length);
+  for (const int32_t parent : parents)
+    D2Q_CHECK(parent >= 0 && parent < prefixes.count(), "prefix {} of {}", parent,
+              prefixes.count());
+  impl_->check_ids(ids);
+  const Tensor x = impl_->device.allocate(n, impl_->config.hidden_size, DType::kF32);
+  impl_->device.embed(ids, impl_->embedding, x);
+  impl_->run_blocks_after(x, sequence_length, &prefixes, parents, nullptr);
+  impl_->device.norm(x, impl_->final_norm, x);
+  return x;
 }
 
 void Transformer::head(const Tensor& hidden, const Tensor& logits) {

@@ -29,6 +29,22 @@ class KvCache {
   std::unique_ptr<Decoder> decoder_;  // made at the first token decoded by itself
 };
 
+/// Keys and values of sequences of one length, every layer, that other sequences continue: what a
+/// shared beginning is computed once for. f32, so that a continuation gets what the whole sequence
+/// would: 2·n_layers·n_kv_heads·head_dim·4 bytes a token.
+class PrefixStates {
+ public:
+  int64_t count() const noexcept { return count_; }
+  int64_t length() const noexcept { return length_; }
+
+ private:
+  friend class Transformer;
+  int64_t count_ = 0;
+  int64_t length_ = 0;
+  std::vector<Tensor> keys_;  // a layer: [count * length, n_kv_heads*head_dim] f32
+  std::vector<Tensor> values_;
+};
+
 class Transformer {
  public:
   /// `products` kF32: logits equal an f32 reference to 1e-4; kBF16: dense weights are held in bf16
@@ -45,6 +61,13 @@ class Transformer {
   Tensor forward(std::span<const int32_t> ids, int64_t sequence_length);
   /// The same without the head: the final norm's output, [T, hidden].
   Tensor forward_hidden(std::span<const int32_t> ids, int64_t sequence_length);
+  /// Runs sequences of `length` tokens, packed one after another and all at once, for others to
+  /// continue.
+  PrefixStates run_prefixes(std::span<const int32_t> ids, int64_t length);
+  /// forward_hidden() of sequences that continue `prefixes`, all at once: sequence i follows prefix
+  /// parents[i]. Bound ids.size() and parents.size() * (prefixes.length() + sequence_length).
+  Tensor forward_hidden(std::span<const int32_t> ids, int64_t sequence_length,
+                        const PrefixStates& prefixes, std::span<const int32_t> parents);
   /// y = head(hidden): [T, vocab_size]. Call in slices to bound memory.
   void head(const Tensor& hidden, const Tensor& logits);
   /// A decoder of several sequences at once, on tensors of make_decoder_cache(). The transformer

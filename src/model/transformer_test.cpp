@@ -86,6 +86,27 @@ TEST_F(TransformerTest, a_truncated_cache_continues_as_if_the_rest_had_never_bee
   EXPECT_EQ(relative_difference(again, expected), 0.0);
 }
 
+TEST_F(TransformerTest, continuing_shared_prefixes_equals_the_whole_sequences) {
+  for (const char* family : {"llama", "mistral", "qwen2", "qwen3"}) {
+    ModelConfig config = test::small_config(family);
+    if (config.family == "mistral") config.sliding_window = 5;
+    Transformer model = make(config);
+    const auto prefixes = random_ids(2 * 7, 4);
+    const std::vector<int32_t> parents = {1, 0, 1};
+    const auto suffixes = random_ids(3 * 4, 5);
+    const PrefixStates states = model.run_prefixes(prefixes, 7);
+    const Tensor found = model.forward_hidden(suffixes, 4, states, parents);
+    for (int64_t i = 0; i < 3; ++i) {
+      const auto prefix = prefixes.begin() + 7 * parents[static_cast<size_t>(i)];
+      std::vector<int32_t> whole(prefix, prefix + 7);
+      whole.insert(whole.end(), suffixes.begin() + 4 * i, suffixes.begin() + 4 * i + 4);
+      const Tensor expected = model.forward_hidden(whole, 11).row_range(7, 4);
+      // f32 throughout: only the order of sums differs, over widths of at most a few hundred.
+      EXPECT_LE(relative_difference(found.row_range(4 * i, 4), expected), 1e-5) << family << i;
+    }
+  }
+}
+
 TEST_F(TransformerTest, sequences_of_a_batch_do_not_see_each_other) {
   Transformer model = make(test::small_config());
   const auto ids = random_ids(3 * 10, 4);

@@ -3,12 +3,12 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <span>
-#include <string_view>
 
 #include "base/error.h"
 #include "base/file_io.h"
 #include "base/hash.h"
 #include "base/rng.h"
+#include "format/json_file.h"
 
 namespace d2q {
 namespace {
@@ -17,24 +17,13 @@ constexpr uint64_t kMaxTextBytes = uint64_t{1} << 32;
 
 std::string text_of_jsonl(const std::string& content, const std::string& path) {
   std::string text;
-  int64_t line_number = 0;
-  for (size_t begin = 0; begin < content.size();) {
-    const size_t end = std::min(content.find('\n', begin), content.size());
-    const std::string_view line(content.data() + begin, end - begin);
-    begin = end + 1;
-    ++line_number;
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    const auto record = nlohmann::json::parse(line, nullptr, false);
-    if (!record.is_object())
-      fail(ErrorCode::kCorrupt, "{}: line {} is not a JSON object", path, line_number);
+  for_each_json_line(content, path, [&](const nlohmann::json& record, const std::string& place) {
     const auto field = record.contains("text") ? record.find("text") : record.find("content");
-    if (field == record.end() || !field->is_string()) {
-      fail(ErrorCode::kCorrupt, "{}: line {} has no string \"text\" or \"content\"", path,
-           line_number);
-    }
+    if (field == record.end() || !field->is_string())
+      fail(ErrorCode::kCorrupt, "{} has no string \"text\" or \"content\"", place);
     if (!text.empty()) text += "\n\n";
     text += field->get_ref<const std::string&>();
-  }
+  });
   return text;
 }
 

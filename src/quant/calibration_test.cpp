@@ -53,9 +53,9 @@ TEST(CalibrationText, ABadLineIsNamedByItsNumber) {
     const char* content;
     const char* message;
   } cases[] = {
-      {"{\"text\": \"a\"}\n{\"text\": \n", "line 2 is not a JSON object"},
+      {"{\"text\": \"a\"}\n{\"text\": \n", "line 2: not valid JSON"},
       {"[\"text\"]\n", "line 1 is not a JSON object"},
-      {"{\"text\": \"\xff\"}\n", "line 1 is not a JSON object"},
+      {"{\"text\": \"\xff\"}\n", "line 1: not valid JSON"},
       {"{\"text\": \"a\"}\n\n{\"title\": \"b\"}\n", "line 3 has no string"},
       {"{\"text\": 5}\n", "line 1 has no string"},
   };

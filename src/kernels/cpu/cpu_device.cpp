@@ -155,6 +155,11 @@ class CpuDevice final : public Device {
                      std::span<double> losses) override {
     cross_entropy_cpu(context_, logits, targets, losses);
   }
+  void compare_logits(const Tensor& reference, const Tensor& logits,
+                      std::span<const int32_t> targets,
+                      std::span<LogitComparison> comparisons) override {
+    compare_logits_cpu(context_, reference, logits, targets, comparisons);
+  }
 
   DecodeOps& decoding() override { return *decode_; }
   std::unique_ptr<Repeatable> repeatable(std::function<void()> work) override {

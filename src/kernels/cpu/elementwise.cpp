@@ -1,4 +1,6 @@
 // Conversions, embedding, norms, rope, activations and sums: one pass over rows each.
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -217,6 +219,44 @@ void add_cpu(CpuContext& context, const Tensor& x, const Tensor& y) {
   });
 }
 
+namespace {
+
+/// log Σ exp of a row. f32 sums of 1024 terms, then f64: their relative error stays near 1e-6 for
+/// any vocabulary.
+double log_sum(const ForwardKernels& kernels, const float* values, int64_t n) {
+  constexpr int64_t kSlice = 1024;
+  const float top = kernels.maximum(values, n);
+  double sum = 0.0;
+  for (int64_t i = 0; i < n; i += kSlice) {
+    sum += static_cast<double>(
+        kernels.exp_sum(values + i, std::min(kSlice, n - i), 1.0f, top, nullptr));
+  }
+  return std::log(sum) + static_cast<double>(top);
+}
+
+/// KL(softmax(expected) || softmax(found)), given the rows' log sums.
+double divergence(const ForwardKernels& kernels, const float* expected, const float* found,
+                  int64_t n, double expected_log_sum, double found_log_sum) {
+  constexpr int64_t kSlice = 1024;
+  // Over Σ p (expected - found) with a shift of exactly the f32 that the exponentials take.
+  const auto shift = static_cast<float>(expected_log_sum);
+  double sum = 0.0;
+  double weighted = 0.0;
+  std::array<float, kSlice> probabilities;
+  for (int64_t begin = 0; begin < n; begin += kSlice) {
+    const int64_t count = std::min(kSlice, n - begin);
+    sum += static_cast<double>(
+        kernels.exp_sum(expected + begin, count, 1.0f, shift, probabilities.data()));
+    for (int64_t i = 0; i < count; ++i) {
+      weighted += static_cast<double>(probabilities[static_cast<size_t>(i)]) *
+                  (static_cast<double>(expected[begin + i]) - static_cast<double>(found[begin + i]));
+    }
+  }
+  return weighted / sum - expected_log_sum + found_log_sum;
+}
+
+}  // namespace
+
 void cross_entropy_cpu(CpuContext& context, const Tensor& logits, std::span<const int32_t> targets,
                        std::span<double> losses) {
   const int64_t n = logits.cols();
@@ -226,18 +266,32 @@ void cross_entropy_cpu(CpuContext& context, const Tensor& logits, std::span<cons
   for (const int32_t target : targets)
     D2Q_CHECK(target >= 0 && target < n, "target {} of {}", target, n);
   context.for_blocks(logits.rows(), rows_per_task(n), [&](int64_t begin, int64_t end, int) {
-    // f32 sums of 1024 terms, then f64: their relative error stays near 1e-6 for any vocabulary.
-    constexpr int64_t kSlice = 1024;
     for (int64_t row = begin; row < end; ++row) {
       const float* values = logits.data<float>() + row * n;
-      const float top = context.kernels.maximum(values, n);
-      double sum = 0.0;
-      for (int64_t i = 0; i < n; i += kSlice) {
-        sum += static_cast<double>(
-            context.kernels.exp_sum(values + i, std::min(kSlice, n - i), 1.0f, top, nullptr));
-      }
       const double target = values[targets[static_cast<size_t>(row)]];
-      losses[static_cast<size_t>(row)] = std::log(sum) + static_cast<double>(top) - target;
+      losses[static_cast<size_t>(row)] = log_sum(context.kernels, values, n) - target;
+    }
+  });
+}
+
+void compare_logits_cpu(CpuContext& context, const Tensor& reference, const Tensor& logits,
+                        std::span<const int32_t> targets, std::span<LogitComparison> comparisons) {
+  check_compare_logits(reference, logits, targets, comparisons);
+  const int64_t n = logits.cols();
+  context.for_blocks(logits.rows(), rows_per_task(n), [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      const auto index = static_cast<size_t>(row);
+      const float* expected = reference.data<float>() + row * n;
+      const float* found = logits.data<float>() + row * n;
+      const double expected_sum = log_sum(context.kernels, expected, n);
+      const double found_sum = log_sum(context.kernels, found, n);
+      LogitComparison& comparison = comparisons[index];
+      comparison.divergence =
+          divergence(context.kernels, expected, found, n, expected_sum, found_sum);
+      comparison.reference_loss = expected_sum - static_cast<double>(expected[targets[index]]);
+      comparison.loss = found_sum - static_cast<double>(found[targets[index]]);
+      comparison.same_top = std::max_element(expected, expected + n) - expected ==
+                            std::max_element(found, found + n) - found;
     }
   });
 }

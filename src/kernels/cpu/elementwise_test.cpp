@@ -229,6 +229,45 @@ TEST(CrossEntropy, equals_log_softmax_in_double) {
   });
 }
 
+TEST(CompareLogits, equals_the_formulas_in_double) {
+  test::on_every_isa([](Device& device) {
+    for (const int64_t n : {2, 33, 5000}) {
+      const Tensor reference = random_tensor(device, 3, n, DType::kF32, 5, 4.0);
+      const Tensor logits = random_tensor(device, 3, n, DType::kF32, 6, 4.0);
+      std::copy_n(reference.data<float>() + n, n, logits.data<float>() + n);  // row 1: the same
+      const std::vector<int32_t> targets = {0, static_cast<int32_t>(n - 1), 1};
+      std::vector<LogitComparison> found(3);
+      device.compare_logits(reference, logits, targets, found);
+      for (int64_t row = 0; row < 3; ++row) {
+        double reference_sum = 0.0, sum = 0.0, divergence = 0.0;
+        int64_t reference_top = 0, top = 0;
+        for (int64_t i = 0; i < n; ++i) {
+          reference_sum += std::exp(at(reference, row, i));
+          sum += std::exp(at(logits, row, i));
+          if (at(reference, row, i) > at(reference, row, reference_top)) reference_top = i;
+          if (at(logits, row, i) > at(logits, row, top)) top = i;
+        }
+        for (int64_t i = 0; i < n; ++i) {
+          const double log_p = at(reference, row, i) - std::log(reference_sum);
+          divergence += std::exp(log_p) * (log_p - at(logits, row, i) + std::log(sum));
+        }
+        const LogitComparison& result = found[static_cast<size_t>(row)];
+        const int32_t target = targets[static_cast<size_t>(row)];
+        // As for cross_entropy; the divergence weighs differences of up to about 30 by
+        // probabilities of that error.
+        const double tolerance = 2.0 * test::kF32Unit * 300.0;
+        ASSERT_NEAR(result.loss, std::log(sum) - at(logits, row, target), tolerance);
+        ASSERT_NEAR(result.reference_loss, std::log(reference_sum) - at(reference, row, target),
+                    tolerance);
+        ASSERT_NEAR(result.divergence, divergence, 30.0 * tolerance) << device.name() << " " << n;
+        ASSERT_EQ(result.same_top, reference_top == top);
+      }
+      EXPECT_TRUE(found[1].same_top);
+      EXPECT_NEAR(found[1].divergence, 0.0, 1e-12);
+    }
+  });
+}
+
 TEST(Device, refuses_an_unknown_isa) {
   ThreadPool pool(1);
   EXPECT_THROW(make_cpu_device(pool, "sse9"), Error);

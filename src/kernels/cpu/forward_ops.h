@@ -25,6 +25,8 @@ void gated_activation_cpu(CpuContext& context, Activation act, const Tensor& gat
 void add_cpu(CpuContext& context, const Tensor& x, const Tensor& y);
 void cross_entropy_cpu(CpuContext& context, const Tensor& logits, std::span<const int32_t> targets,
                        std::span<double> losses);
+void compare_logits_cpu(CpuContext& context, const Tensor& reference, const Tensor& logits,
+                        std::span<const int32_t> targets, std::span<LogitComparison> comparisons);
 
 void accumulate_gram_cpu(CpuContext& context, const Tensor& x, float scale, const Tensor& sum);
 void accumulate_cross_cpu(CpuContext& context, const Tensor& a, const Tensor& b, float scale,

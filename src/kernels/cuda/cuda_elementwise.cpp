@@ -1,5 +1,6 @@
 // Shape checks and launches of the element-wise operations.
 #include <algorithm>
+#include <vector>
 
 #include "kernels/cuda/cuda_forward_ops.h"
 #include "kernels/operation_checks.h"
@@ -145,6 +146,25 @@ void cross_entropy_cuda(CudaContext& context, DeviceIntegers& integers, const Te
                                         context.stream()),
              "cross entropy");
   context.download(results.raw(), losses.data(), results.n_bytes());
+}
+
+void compare_logits_cuda(CudaContext& context, DeviceIntegers& integers, const Tensor& reference,
+                         const Tensor& logits, std::span<const int32_t> targets,
+                         std::span<LogitComparison> comparisons) {
+  check_compare_logits(reference, logits, targets, comparisons);
+  check_rows(logits.rows());
+  if (logits.empty()) return;
+  const Tensor results = context.allocate(logits.rows(), 4, DType::kF64);
+  check_cuda(cuda::launch_compare_logits(reference.data<float>(), logits.data<float>(),
+                                         integers.upload(context, targets), logits.rows(),
+                                         logits.cols(), results.data<double>(), context.stream()),
+             "comparing logits");
+  std::vector<double> values(static_cast<size_t>(results.size()));
+  context.download(results.raw(), values.data(), results.n_bytes());
+  for (size_t row = 0; row < comparisons.size(); ++row) {
+    const double* value = &values[4 * row];
+    comparisons[row] = {value[0], value[1], value[2], value[3] != 0.0};
+  }
 }
 
 void mirror_lower_cuda(CudaContext& context, const Tensor& matrix) {

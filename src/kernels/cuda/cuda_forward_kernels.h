@@ -44,6 +44,11 @@ cudaError_t launch_fill_rows(const float* row, int64_t rows, int64_t width, floa
                              cudaStream_t stream);
 cudaError_t launch_cross_entropy(const float* logits, const int32_t* targets, int64_t rows,
                                  int64_t vocabulary, double* losses, cudaStream_t stream);
+/// results [rows, 4]: divergence, reference loss, loss, and 1 where the largest logits' indices
+/// agree, else 0.
+cudaError_t launch_compare_logits(const float* reference, const float* logits,
+                                  const int32_t* targets, int64_t rows, int64_t vocabulary,
+                                  double* results, cudaStream_t stream);
 
 /// matrix [n, n].
 cudaError_t launch_mirror_lower(float* matrix, int64_t n, cudaStream_t stream);

@@ -41,6 +41,9 @@ void gated_activation_cuda(CudaContext& context, Activation act, const Tensor& g
 void add_cuda(CudaContext& context, const Tensor& x, const Tensor& y);
 void cross_entropy_cuda(CudaContext& context, DeviceIntegers& integers, const Tensor& logits,
                         std::span<const int32_t> targets, std::span<double> losses);
+void compare_logits_cuda(CudaContext& context, DeviceIntegers& integers, const Tensor& reference,
+                         const Tensor& logits, std::span<const int32_t> targets,
+                         std::span<LogitComparison> comparisons);
 
 void linear_cuda(CudaContext& context, const Tensor& x, const Tensor& w, const Tensor& bias,
                  const Tensor& y);

@@ -171,6 +171,28 @@ TEST_F(CudaForward, cross_entropy_equals_the_cpus) {
   }
 }
 
+TEST_F(CudaForward, comparison_of_logits_equals_the_cpus) {
+  for (const int64_t vocabulary : {2, 255, 5000}) {
+    const Tensor reference = random(6, vocabulary, DType::kF32, 5.0);
+    const Tensor logits = random(6, vocabulary, DType::kF32, 5.0);
+    logits.data<float>()[vocabulary] = 300.0f;  // a row whose exponentials would overflow
+    std::copy_n(reference.data<float>() + 2 * vocabulary, vocabulary,
+                logits.data<float>() + 2 * vocabulary);
+    const std::vector<int32_t> targets(6, 1);
+    std::vector<LogitComparison> expected(6), found(6);
+    cpu_->compare_logits(reference, logits, targets, expected);
+    gpu_->compare_logits(to_gpu(reference), to_gpu(logits), targets, found);
+    for (size_t i = 0; i < 6; ++i) {
+      EXPECT_NEAR(found[i].divergence, expected[i].divergence, 1e-5 * (1 + expected[i].divergence));
+      EXPECT_NEAR(found[i].loss, expected[i].loss, 1e-5 * (1.0 + expected[i].loss));
+      EXPECT_NEAR(found[i].reference_loss, expected[i].reference_loss,
+                  1e-5 * (1.0 + expected[i].reference_loss));
+      EXPECT_EQ(found[i].same_top, expected[i].same_top) << vocabulary;
+    }
+    EXPECT_TRUE(found[2].same_top);
+  }
+}
+
 TEST_F(CudaForward, difference_moments_equal_the_cpus) {
   // One slice of rows, just more than one, and many.
   for (const int64_t rows : {1, 512, 513, 3000}) {

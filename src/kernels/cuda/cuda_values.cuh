@@ -72,6 +72,9 @@ struct Sum {
 struct Largest {
   __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
+struct Smallest {
+  __device__ int operator()(int a, int b) const { return a < b ? a : b; }
+};
 
 /// The reduction over groups of kThreadsTogether (32, or a block of kThreads) threads, in every one
 /// of them. With a whole block all of its threads must call.

@@ -95,6 +95,51 @@ __global__ void cross_entropy(const float* logits, const int32_t* targets, int64
   }
 }
 
+/// What the softmax of one row needs, in every thread of its block.
+struct RowSums {
+  float top;
+  int top_index;  // the first of equals
+  double sum;     // of exp(value - top)
+};
+
+__device__ RowSums sum_row(const float* values, int64_t vocabulary) {
+  float top = -INFINITY;
+  for (int64_t i = threadIdx.x; i < vocabulary; i += kThreads) top = fmaxf(top, values[i]);
+  top = reduce_threads<kThreads>(top, Largest());
+  int index = static_cast<int>(vocabulary);
+  double sum = 0.0;
+  for (int64_t i = threadIdx.x; i < vocabulary; i += kThreads) {
+    if (values[i] == top && index == static_cast<int>(vocabulary)) index = static_cast<int>(i);
+    sum += static_cast<double>(expf(values[i] - top));
+  }
+  index = reduce_threads<kThreads>(index, Smallest());
+  return {top, index, reduce_threads<kThreads>(sum, Sum())};
+}
+
+/// One block a row; results [rows, 4].
+__global__ void compare_logits(const float* reference, const float* logits, const int32_t* targets,
+                               int64_t vocabulary, double* results) {
+  const int64_t row = blockIdx.x;
+  const float* expected = reference + row * vocabulary;
+  const float* found = logits + row * vocabulary;
+  const RowSums a = sum_row(expected, vocabulary);
+  const RowSums b = sum_row(found, vocabulary);
+  double weighted = 0.0;
+  for (int64_t i = threadIdx.x; i < vocabulary; i += kThreads) {
+    weighted += static_cast<double>(expf(expected[i] - a.top)) *
+                (static_cast<double>(expected[i]) - static_cast<double>(found[i]));
+  }
+  weighted = reduce_threads<kThreads>(weighted, Sum());
+  if (threadIdx.x != 0) return;
+  const double log_a = log(a.sum) + static_cast<double>(a.top);
+  const double log_b = log(b.sum) + static_cast<double>(b.top);
+  double* result = results + 4 * row;
+  result[0] = weighted / a.sum - log_a + log_b;
+  result[1] = log_a - static_cast<double>(expected[targets[row]]);
+  result[2] = log_b - static_cast<double>(found[targets[row]]);
+  result[3] = a.top_index == b.top_index ? 1.0 : 0.0;
+}
+
 // Up to this width a warp normalises a row: the rows are heads then, and many.
 constexpr int64_t kWarpRowWidth = 512;
 
@@ -164,6 +209,15 @@ cudaError_t launch_cross_entropy(const float* logits, const int32_t* targets, in
   if (rows == 0) return cudaSuccess;
   cross_entropy<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(logits, targets, vocabulary,
                                                                       losses);
+  return cudaGetLastError();
+}
+
+cudaError_t launch_compare_logits(const float* reference, const float* logits,
+                                  const int32_t* targets, int64_t rows, int64_t vocabulary,
+                                  double* results, cudaStream_t stream) {
+  if (rows == 0) return cudaSuccess;
+  compare_logits<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(reference, logits, targets,
+                                                                       vocabulary, results);
   return cudaGetLastError();
 }
 
