@@ -27,6 +27,7 @@ struct Program {
 
 void add_quantize_command(CLI::App& app, Program& program);
 void add_eval_command(CLI::App& app, Program& program);
+void add_compare_command(CLI::App& app, Program& program);
 void add_run_command(CLI::App& app, Program& program);
 void add_export_command(CLI::App& app, Program& program);
 void add_chat_command(CLI::App& app, Program& program);

@@ -83,8 +83,8 @@ void evaluate_divergence(const EvalCommand& command, const GlobalOptions& global
 void print_task(const ChoiceTaskResult& result) {
   const auto percent = [](const Estimate& estimate) {
     const std::optional<double> error = estimate.standard_error;
-    return with_error(100.0 * estimate.mean,
-                      error ? std::optional(100.0 * *error) : std::nullopt, 2);
+    return with_error(100.0 * estimate.mean, error ? std::optional(100.0 * *error) : std::nullopt,
+                      2);
   };
   print_line(fmt::format("{:<14} {:>16} {:>16} {:>7} {:>8.1f}", result.name, percent(result.acc),
                          result.acc_norm ? percent(*result.acc_norm) : "", result.items.size(),

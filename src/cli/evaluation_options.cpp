@@ -13,13 +13,13 @@ void add_window_options(CLI::App& command, WindowOptions& options) {
       ->capture_default_str()
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 20));
   command
-      .add_option("--stride", options.stride,
-                  "Tokens from one window to the next; below --ctx windows overlap, and each scores "
-                  "only the tokens that the one before did not see; 0 is --ctx")
+      .add_option(
+          "--stride", options.stride,
+          "Tokens from one window to the next; below --ctx windows overlap, and each scores "
+          "only the tokens that the one before did not see; 0 is --ctx")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
-  command
-      .add_option("--windows", options.max_windows, "Score only the first N windows; 0 is all")
+  command.add_option("--windows", options.max_windows, "Score only the first N windows; 0 is all")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 30));
   command
@@ -35,8 +35,9 @@ void add_task_options(CLI::App& command, TaskOptions& options) {
                   fmt::format("Tasks, with commas between them, or all: {}",
                               fmt::join(choice_task_names(), ", ")))
       ->delimiter(',');
-  command.add_option("--data", options.data,
-                     "Folder with the tasks' files: TASK/*.jsonl, the split at the end of the name");
+  command.add_option(
+      "--data", options.data,
+      "Folder with the tasks' files: TASK/*.jsonl, the split at the end of the name");
   command
       .add_option("--limit", options.limit,
                   "Only the first N items of each task, and of each subject of mmlu; 0 is all")

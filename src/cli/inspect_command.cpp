@@ -8,85 +8,15 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/model_contents.h"
 #include "cli/output.h"
 #include "cli/runtime.h"
-#include "format/gguf.h"
 #include "format/packed_container.h"
-#include "format/safetensors.h"
 #include "model/weight_source.h"
+#include "report/units.h"
 
 namespace d2q::cli {
 namespace {
-
-struct TensorEntry {
-  std::string name;
-  std::string type;
-  std::vector<int64_t> shape;  // of the weights that the tensor stands for
-  int64_t n_bytes = 0;
-  std::optional<PackedLayout> layout;
-
-  int64_t n_weights() const {
-    int64_t n = 1;
-    for (const int64_t extent : shape) n *= extent;
-    return n;
-  }
-};
-
-std::vector<TensorEntry> list_gguf(const std::filesystem::path& path) {
-  std::vector<TensorEntry> entries;
-  const GgufFile file(path);
-  for (const GgufTensor& tensor : file.tensors()) {
-    entries.push_back({tensor.name, std::string(to_string(tensor.type)), tensor.shape,
-                       static_cast<int64_t>(tensor.bytes.size()), std::nullopt});
-  }
-  return entries;
-}
-
-/// Codes and scales of one packed linear become one entry under the weight's name.
-std::vector<TensorEntry> list_folder(const std::filesystem::path& path) {
-  std::vector<TensorEntry> entries;
-  const SafetensorsFolder folder(path);
-  const std::string codes_suffix = packed_codes_name("");
-  const std::string scales_suffix = packed_scales_name("");
-  for (const auto& file : folder.files()) {
-    for (const SafetensorsTensor& tensor : file->tensors()) {
-      if (tensor.name.ends_with(codes_suffix)) {
-        const std::string weight = tensor.name.substr(0, tensor.name.size() - codes_suffix.size());
-        if (const auto packed = find_packed(folder, weight)) {
-          const auto n_bytes =
-              static_cast<int64_t>(packed->codes.size() + packed->scales.size_bytes());
-          entries.push_back({weight,
-                             "packed",
-                             {packed->layout.rows, packed->layout.cols},
-                             n_bytes,
-                             packed->layout});
-          continue;
-        }
-      }
-      if (tensor.name.ends_with(scales_suffix) &&
-          folder.find(packed_codes_name(
-              tensor.name.substr(0, tensor.name.size() - scales_suffix.size())))) {
-        continue;
-      }
-      entries.push_back({tensor.name, std::string(to_string(tensor.type)), tensor.shape,
-                         static_cast<int64_t>(tensor.bytes.size()), std::nullopt});
-    }
-  }
-  return entries;
-}
-
-struct Totals {
-  int64_t n_weights = 0;
-  int64_t n_bytes = 0;
-  double bits_per_weight() const {
-    return n_weights == 0 ? 0.0
-                          : 8.0 * static_cast<double>(n_bytes) / static_cast<double>(n_weights);
-  }
-  void add(const TensorEntry& entry) {
-    n_weights += entry.n_weights();
-    n_bytes += entry.n_bytes;
-  }
-};
 
 nlohmann::json to_json(const ModelConfig& config) {
   nlohmann::json json = {{"family", config.family},
@@ -120,7 +50,7 @@ std::string format_shape(const std::vector<int64_t>& shape) {
 }
 
 void print_text(const WeightSource& source, const std::vector<TensorEntry>& entries,
-                const Totals& all, const Totals& packed, bool list_tensors) {
+                const TensorTotals& all, const TensorTotals& packed, bool print_tensors) {
   const ModelConfig& config = source.config();
   print_line(fmt::format("format           {}", source.format()));
   print_line(fmt::format("family           {}", config.family));
@@ -138,13 +68,13 @@ void print_text(const WeightSource& source, const std::vector<TensorEntry>& entr
     print_line(fmt::format("                 {:.3f} of the {} packed weights",
                            packed.bits_per_weight(), packed.n_weights));
   }
-  std::map<std::string, Totals> by_type;
+  std::map<std::string, TensorTotals> by_type;
   for (const TensorEntry& entry : entries) by_type[entry.type].add(entry);
   for (const auto& [type, totals] : by_type) {
     print_line(fmt::format("  {:<8}       {} weights, {}", type, totals.n_weights,
                            format_bytes(static_cast<double>(totals.n_bytes))));
   }
-  if (!list_tensors) return;
+  if (!print_tensors) return;
   for (const TensorEntry& entry : entries) {
     print_line(fmt::format("{:<56} {:<8} {:<16} {:>12}{}", entry.name, entry.type,
                            format_shape(entry.shape), entry.n_bytes,
@@ -152,17 +82,17 @@ void print_text(const WeightSource& source, const std::vector<TensorEntry>& entr
   }
 }
 
-void inspect(const std::string& path, bool list_tensors, bool as_json) {
+void inspect(const std::string& path, bool print_tensors, bool as_json) {
   check_model_exists(path);
   const auto source = open_model(path);
-  const auto entries = source->format() == "gguf" ? list_gguf(path) : list_folder(path);
-  Totals all;
-  Totals packed;
+  const auto entries = list_tensors(*source, path);
+  TensorTotals all;
+  TensorTotals packed;
   for (const TensorEntry& entry : entries) {
     all.add(entry);
     if (entry.layout) packed.add(entry);
   }
-  if (!as_json) return print_text(*source, entries, all, packed, list_tensors);
+  if (!as_json) return print_text(*source, entries, all, packed, print_tensors);
   nlohmann::json tensors = nlohmann::json::array();
   for (const TensorEntry& entry : entries) tensors.push_back(to_json(entry));
   nlohmann::json json = {{"format", source->format()},

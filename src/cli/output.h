@@ -20,9 +20,4 @@ void finish_output();
 /// A text file of at most 64 GB. Throws Error{kNotFound}, Error{kIo} or Error{kCorrupt} naming it.
 std::string read_text(const std::filesystem::path& path);
 
-/// "1.23 GB" in powers of 1000.
-std::string format_bytes(double bytes);
-/// "1:02:03" or "2:03".
-std::string format_duration(double seconds);
-
 }  // namespace d2q::cli

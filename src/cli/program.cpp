@@ -48,6 +48,7 @@ void build_program(CLI::App& app, Program& program) {
       "--no-progress", [&global] { global.progress = false; }, "Report no progress");
   add_quantize_command(app, program);
   add_eval_command(app, program);
+  add_compare_command(app, program);
   add_run_command(app, program);
   add_export_command(app, program);
   add_chat_command(app, program);

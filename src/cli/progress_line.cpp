@@ -5,23 +5,15 @@
 
 #include <chrono>
 #include <cstdio>
-#include <fstream>
 #include <memory>
 #include <string>
 
+#include "base/process_memory.h"
 #include "cli/interrupt.h"
-#include "cli/output.h"
+#include "report/units.h"
 
 namespace d2q::cli {
 namespace {
-
-double resident_bytes() {
-  std::ifstream statm("/proc/self/statm");
-  double total_pages = 0.0;
-  double resident_pages = 0.0;
-  statm >> total_pages >> resident_pages;
-  return resident_pages * static_cast<double>(sysconf(_SC_PAGESIZE));
-}
 
 class ProgressLine {
  public:
@@ -50,7 +42,7 @@ class ProgressLine {
           elapsed / static_cast<double>(steps) * static_cast<double>(event.total - event.done);
       text += fmt::format("  {} left", format_duration(left));
     }
-    text += fmt::format("  {} resident", format_bytes(resident_bytes()));
+    text += fmt::format("  {} resident", format_bytes(static_cast<double>(resident_bytes())));
     if (terminal_) {
       std::fprintf(stderr, "\r\033[K%s", text.c_str());
       open_ = true;
@@ -79,6 +71,8 @@ class ProgressLine {
 void show_note(std::optional<bool> wanted, const std::string& text) {
   if (wanted.value_or(isatty(STDERR_FILENO) == 1)) std::fprintf(stderr, "%s\n", text.c_str());
 }
+
+void warn(const std::string& text) { std::fprintf(stderr, "d2quant: WARNING: %s\n", text.c_str()); }
 
 ProgressSink make_progress_sink(std::optional<bool> wanted) {
   const bool terminal = isatty(STDERR_FILENO) == 1;

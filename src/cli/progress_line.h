@@ -15,4 +15,7 @@ ProgressSink make_progress_sink(std::optional<bool> wanted);
 /// A line on stderr under the same condition.
 void show_note(std::optional<bool> wanted, const std::string& text);
 
+/// A line on stderr that no option silences.
+void warn(const std::string& text);
+
 }  // namespace d2q::cli

@@ -14,11 +14,14 @@
 #include "cli/layer_override.h"
 #include "cli/output.h"
 #include "cli/progress_line.h"
+#include "cli/quantize_result.h"
 #include "cli/runtime.h"
 #include "cli/usage.h"
 #include "d2quant/version.h"
 #include "quant/options.h"
 #include "quant/pipeline.h"
+#include "report/quantization_page.h"
+#include "report/units.h"
 
 namespace d2q::cli {
 namespace {
@@ -56,6 +59,8 @@ struct QuantizeCommand {
   bool dry_run = false;
   bool resume = false;
   bool overwrite = false;
+  bool force = false;
+  std::string report;               // an HTML page
   std::optional<std::string> json;  // "-" or empty: stdout
 };
 
@@ -156,6 +161,12 @@ void print_report(const QuantizeCommand& command, const nlohmann::json& report) 
                          report.at("bits_per_weight").get<double>(),
                          report.at("seconds").get<double>(),
                          format_bytes(report.at("peak_memory_bytes").get<double>())));
+  if (!report.contains("sanity") || !report["sanity"]["perplexity"].is_number()) return;
+  const nlohmann::json& sanity = report["sanity"];
+  print_line(fmt::format("perplexity {:.2f}, the original's {:.2f} ({} tokens, {:.1f} s)",
+                         sanity["perplexity"].get<double>(),
+                         sanity["original_perplexity"].get<double>(),
+                         sanity["tokens"].get<int64_t>(), sanity["seconds"].get<double>()));
 }
 
 /// Writes the folder and returns the report. An interruption says how to go on.
@@ -178,8 +189,23 @@ void quantize_model(const QuantizeCommand& command, const GlobalOptions& global)
   Runtime runtime(global);
   const QuantizeOptions options = as_usage([&] { return make_options(command, runtime.device()); });
   if (command.dry_run) return print_plan(command, plan_quantization(command.model, options));
-  print_report(command,
-               quantize_to_folder(command, options, runtime, make_progress_sink(global.progress)));
+  const ProgressSink progress = make_progress_sink(global.progress);
+  nlohmann::json report = quantize_to_folder(command, options, runtime, progress);
+  check_result(runtime, command.model, command.output, options, progress, report);
+  write_model_card(command.model, command.output, report);
+  if (!command.report.empty())
+    write_file_atomically(command.report, make_quantization_page(report));
+  print_report(command, report);
+  const std::string collapse = collapse_of(report);
+  if (collapse.empty()) return;
+  finish_output();
+  if (!command.force) {
+    fail(ErrorCode::kNumeric,
+         "{}: the result has collapsed: {}; more bits, smaller groups, a rotation or more "
+         "calibration text help, --force accepts it",
+         command.output, collapse);
+  }
+  warn(fmt::format("{}: the result has collapsed: {}", command.output, collapse));
 }
 
 template <typename Map>
@@ -290,6 +316,13 @@ void add_quantize_command(CLI::App& app, Program& program) {
   quantize.add_flag("--resume", command->resume,
                     "Go on from the blocks that a stopped run finished");
   quantize.add_flag("--overwrite", command->overwrite, "Replace an existing output folder");
+  quantize.add_flag(
+      "--force", command->force,
+      "Accept a result that has collapsed: perplexity on a few held-out windows of the "
+      "calibration text above 10 times the original's, not finite, or one token "
+      "everywhere; else that fails, the folder kept");
+  quantize.add_option("--report", command->report,
+                      "Write an HTML page with errors, ranges, times and all settings to FILE");
   quantize
       .add_option("--json", command->json,
                   "Write the report as JSON to FILE, or to stdout without FILE (put it last then)")

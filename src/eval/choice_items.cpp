@@ -302,9 +302,8 @@ ChoiceTask read_mmlu(const fs::path& data, int64_t limit) {
 }  // namespace
 
 const std::vector<std::string>& choice_task_names() {
-  static const std::vector<std::string> kNames = {"piqa",       "hellaswag", "arc_easy",
-                                                  "arc_challenge", "winogrande", "rte",
-                                                  "openbookqa", "mmlu"};
+  static const std::vector<std::string> kNames = {
+      "piqa", "hellaswag", "arc_easy", "arc_challenge", "winogrande", "rte", "openbookqa", "mmlu"};
   return kNames;
 }
 
@@ -321,14 +320,13 @@ ChoiceTask read_choice_task(const std::string& name, const fs::path& data, int64
     const Definition& definition = definitions().at(name);
     const fs::path path = find_file(data, name, definition.splits);
     task = {name, definition.has_acc_norm, {""}, {}};
-    for_each_json_line(
-        read_file(path, kMaxTaskBytes), path.string(), [&](const json& value, const auto& place) {
-          if (limit > 0 && static_cast<int64_t>(task.items.size()) >= limit) return;
-          task.items.push_back(definition.read(Record(value, place)));
-        });
+    for_each_json_line(read_file(path, kMaxTaskBytes), path.string(),
+                       [&](const json& value, const auto& place) {
+                         if (limit > 0 && static_cast<int64_t>(task.items.size()) >= limit) return;
+                         task.items.push_back(definition.read(Record(value, place)));
+                       });
   }
-  if (task.items.empty())
-    fail(ErrorCode::kCorrupt, "{}: no items of task {}", data.string(), name);
+  if (task.items.empty()) fail(ErrorCode::kCorrupt, "{}: no items of task {}", data.string(), name);
   return task;
 }
 

@@ -54,8 +54,8 @@ std::vector<ContinuationRequest> make_requests(ThreadPool& pool, const Tokenizer
         const size_t length = encoded.size() - trailing_space(encoded);
         context = tokenizer.encode(encoded.substr(0, length), /*add_special=*/true);
       }
-      requests[first[i] + c] = tokenize(tokenizer, choice, context, max_tokens,
-                                        by_subject ? item.subject : index);
+      requests[first[i] + c] =
+          tokenize(tokenizer, choice, context, max_tokens, by_subject ? item.subject : index);
     }
   });
   return requests;
@@ -87,8 +87,7 @@ ChoiceTaskResult run_choice_task(Device& device, ThreadPool& pool, Transformer& 
     if (progress) progress({task.name, event.done, event.total, event.detail});
   };
   report({"", 0, 1, "tokenizing"});
-  const auto requests =
-      make_requests(pool, tokenizer, task, transformer.config().max_positions);
+  const auto requests = make_requests(pool, tokenizer, task, transformer.config().max_positions);
   const auto scores = score_continuations(device, transformer, requests, report);
 
   ChoiceTaskResult result;

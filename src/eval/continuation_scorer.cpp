@@ -124,8 +124,8 @@ class Scorer {
     const int64_t past = prefixes == nullptr ? 0 : prefixes->length();
     for (size_t begin = 0; begin < jobs.size();) {
       const int64_t length = jobs[begin].length(prefixes);
-      const int64_t most = std::max<int64_t>(
-          1, std::min(kBatchRows / length, kBatchKeys / (past + length)));
+      const int64_t most =
+          std::max<int64_t>(1, std::min(kBatchRows / length, kBatchKeys / (past + length)));
       const size_t count = std::min(jobs.size() - begin, static_cast<size_t>(most));
       run_batch(std::span(jobs).subspan(begin, count), length, prefixes);
       begin += count;
@@ -210,7 +210,8 @@ std::vector<double> score_continuations(Device& device, Transformer& transformer
     members[requests[i].family].push_back(i);
   }
   std::vector<Family> families;
-  for (auto& [key, indices] : members) families.push_back(make_family(requests, std::move(indices)));
+  for (auto& [key, indices] : members)
+    families.push_back(make_family(requests, std::move(indices)));
   std::map<int64_t, std::vector<const Family*>> by_prefix;
   for (const Family& family : families) by_prefix[family.prefix].push_back(&family);
 

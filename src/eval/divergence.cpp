@@ -97,9 +97,8 @@ DivergenceResult divergence(Device& device, Transformer& reference,
                    hidden.row_range(row, n), windows.window(index).last(tokens.size()), tokens);
       totals.add(tokens);
       if (!std::isfinite(totals.window_divergences.back().sum)) {
-        fail(ErrorCode::kNumeric,
-             "divergence: window {} gives {}; damaged or overflowing weights?", index,
-             totals.window_divergences.back().sum);
+        fail(ErrorCode::kNumeric, "divergence: window {} gives {}; damaged or overflowing weights?",
+             index, totals.window_divergences.back().sum);
       }
     }
     if (progress) {

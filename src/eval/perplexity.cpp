@@ -30,8 +30,7 @@ PerplexityResult perplexity(Device& device, Transformer& transformer, const Toke
     for (int64_t index = first; index < first + count; ++index) {
       const int64_t n = windows.n_scored(index);
       losses.resize(static_cast<size_t>(n));
-      token_losses(device, transformer,
-                   hidden.row_range((index - first + 1) * ctx - 1 - n, n),
+      token_losses(device, transformer, hidden.row_range((index - first + 1) * ctx - 1 - n, n),
                    windows.window(index).last(losses.size()), losses);
       const double sum = std::accumulate(losses.begin(), losses.end(), 0.0);
       if (!std::isfinite(sum)) {

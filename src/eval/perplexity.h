@@ -1,5 +1,5 @@
-// Perplexity by the usual protocol: windows of a text (eval/text_windows.h), every token scored once
-// from the tokens before it in its window.
+// Perplexity by the usual protocol: windows of a text (eval/text_windows.h), every token scored
+// once from the tokens before it in its window.
 #pragma once
 
 #include <cstdint>

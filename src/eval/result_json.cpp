@@ -51,10 +51,9 @@ json to_json(const ChoiceTaskResult& result) {
     value["acc_norm_standard_error"] = or_null(result.acc_norm->standard_error);
   }
   for (const SubjectResult& subject : result.subjects) {
-    value["subjects"][subject.name] = {
-        {"acc", subject.acc.mean},
-        {"acc_standard_error", or_null(subject.acc.standard_error)},
-        {"items", subject.items}};
+    value["subjects"][subject.name] = {{"acc", subject.acc.mean},
+                                       {"acc_standard_error", or_null(subject.acc.standard_error)},
+                                       {"items", subject.items}};
   }
   return value;
 }

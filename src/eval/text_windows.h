@@ -34,7 +34,9 @@ class TextWindows {
   std::span<const int32_t> window(int64_t index) const;
   /// Tokens that window `index` scores, its last ones: all but its first, or only the `stride` that
   /// the window before did not see.
-  int64_t n_scored(int64_t index) const { return index == 0 || stride_ == ctx_ ? ctx_ - 1 : stride_; }
+  int64_t n_scored(int64_t index) const {
+    return index == 0 || stride_ == ctx_ ? ctx_ - 1 : stride_;
+  }
   /// All of them.
   int64_t n_scored() const;
   /// The ids of `n` windows one after another.

@@ -51,6 +51,8 @@ class FakeWeights final : public WeightSource {
     return found->second.clone();
   }
   std::optional<PackedView> packed(const std::string&) const override { return std::nullopt; }
+  /// To damage.
+  Matrix<float>& tensor(const std::string& name) { return tensors_.at(name); }
 
  private:
   void add(const ModuleName& module, int64_t layer, int64_t rows, int64_t cols,

@@ -30,20 +30,27 @@ struct Transformer::Impl {
   const ModelConfig& config;
   DType products;
   InputEmbedding embedding;
-  std::vector<BlockWeights> blocks;
+  BlockResidency residency;
+  std::vector<BlockWeights> blocks;  // empty when streamed
   NormParams final_norm;
   Linear output;
   RopeTables rope;  // grown by rope_for()
 
-  Impl(Device& target, std::shared_ptr<const WeightSource> weights, DType precision)
-      : device(target), source(std::move(weights)), config(source->config()), products(precision) {
+  Impl(Device& target, std::shared_ptr<const WeightSource> weights, DType precision,
+       BlockResidency where)
+      : device(target),
+        source(std::move(weights)),
+        config(source->config()),
+        products(precision),
+        residency(where) {
     D2Q_CHECK(products == DType::kF32 || products == DType::kBF16, "products in dtype {}",
               static_cast<int>(products));
     const Family& family = family_named(config.family);
     const ModuleNames& names = family.modules;
     const std::string embedding_module(names.embedding.hf);
     embedding = InputEmbedding(device, *source, products);
-    for (int64_t layer = 0; layer < config.n_layers; ++layer) {
+    for (int64_t layer = 0; residency == BlockResidency::kLoaded && layer < config.n_layers;
+         ++layer) {
       blocks.push_back(load_block(device, *source, layer, products));
     }
     final_norm = load_norm(device, *source, std::string(names.final_norm.hf), family.norm);
@@ -60,6 +67,14 @@ struct Transformer::Impl {
       }
     }
   }
+
+  /// Shares the loaded tensors, or loads them.
+  BlockWeights block(size_t layer) const {
+    return residency == BlockResidency::kLoaded
+               ? blocks[layer]
+               : load_block(device, *source, static_cast<int64_t>(layer), products);
+  }
+  size_t n_blocks() const { return static_cast<size_t>(config.n_layers); }
 
   /// Tables for a sequence of `length` tokens. Dynamic scaling beyond the trained length depends on
   /// the length itself, so those tables are made anew each time; LongRoPE has two kinds of tables.
@@ -114,7 +129,8 @@ struct Transformer::Impl {
   /// All blocks on whole sequences, x in place.
   void run_blocks(const Tensor& x, int64_t sequence_length) {
     const BlockStages stages(device, config, rope_for(sequence_length), products);
-    for (const BlockWeights& w : blocks) {
+    for (size_t layer = 0; layer < n_blocks(); ++layer) {
+      const BlockWeights w = block(layer);
       const DType dtype = activation_dtype(w);
       const Tensor h = device.allocate(x.rows(), config.hidden_size, dtype);
       const Tensor a = device.allocate(x.rows(), config.n_heads * config.head_dim, dtype);
@@ -156,8 +172,8 @@ struct Transformer::Impl {
     std::vector<int32_t> positions;
     for (int64_t row = 0; row < x.rows(); ++row)
       positions.push_back(static_cast<int32_t>(past_length + row % sequence_length));
-    for (size_t layer = 0; layer < blocks.size(); ++layer) {
-      const BlockWeights& w = blocks[layer];
+    for (size_t layer = 0; layer < n_blocks(); ++layer) {
+      const BlockWeights w = block(layer);
       const DType dtype = activation_dtype(w);
       const Tensor h = device.allocate(x.rows(), config.hidden_size, dtype);
       const Tensor a = device.allocate(x.rows(), config.n_heads * config.head_dim, dtype);
@@ -190,8 +206,8 @@ struct Transformer::Impl {
     const BlockStages stages(device, config, tables, products);
     std::vector<int32_t> positions(static_cast<size_t>(x.rows()));
     std::iota(positions.begin(), positions.end(), static_cast<int32_t>(past));
-    for (size_t layer = 0; layer < blocks.size(); ++layer) {
-      const BlockWeights& w = blocks[layer];
+    for (size_t layer = 0; layer < n_blocks(); ++layer) {
+      const BlockWeights w = block(layer);
       const DType dtype = activation_dtype(w);
       const Tensor h = device.allocate(x.rows(), config.hidden_size, dtype);
       const Tensor a = device.allocate(x.rows(), config.n_heads * config.head_dim, dtype);
@@ -208,8 +224,9 @@ struct Transformer::Impl {
   }
 };
 
-Transformer::Transformer(Device& device, std::shared_ptr<const WeightSource> source, DType products)
-    : impl_(std::make_unique<Impl>(device, std::move(source), products)) {}
+Transformer::Transformer(Device& device, std::shared_ptr<const WeightSource> source, DType products,
+                         BlockResidency residency)
+    : impl_(std::make_unique<Impl>(device, std::move(source), products, residency)) {}
 
 Transformer::~Transformer() = default;
 
@@ -269,9 +286,9 @@ PrefixStates Transformer::run_prefixes(std::span<const int32_t> ids, int64_t len
 Tensor Transformer::forward_hidden(std::span<const int32_t> ids, int64_t sequence_length,
                                    const PrefixStates& prefixes, std::span<const int32_t> parents) {
   const auto n = static_cast<int64_t>(ids.size());
-  D2Q_CHECK(sequence_length > 0 && n > 0 &&
-                n == static_cast<int64_t>(parents.size()) * sequence_length,
-            "{} ids in {} sequences of {}", n, parents.size(), sequence_length);
+  D2Q_CHECK(
+      sequence_length > 0 && n > 0 && n == static_cast<int64_t>(parents.size()) * sequence_length,
+      "{} ids in {} sequences of {}", n, parents.size(), sequence_length);
   for (const int32_t parent : parents)
     D2Q_CHECK(parent >= 0 && parent < prefixes.count(), "prefix {} of {}", parent,
               prefixes.count());

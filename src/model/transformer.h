@@ -45,11 +45,18 @@ class PrefixStates {
   std::vector<Tensor> values_;
 };
 
+/// Where a transformer's blocks are between two passes.
+enum class BlockResidency {
+  kLoaded,    // in the device's memory
+  kStreamed,  // in the files: each pass loads a block after the other, so that memory holds one
+};
+
 class Transformer {
  public:
   /// `products` kF32: logits equal an f32 reference to 1e-4; kBF16: dense weights are held in bf16
   /// and products run in bf16 with f32 sums (about twice as fast where the machine has them).
-  Transformer(Device& device, std::shared_ptr<const WeightSource> source, DType products);
+  Transformer(Device& device, std::shared_ptr<const WeightSource> source, DType products,
+              BlockResidency residency = BlockResidency::kLoaded);
   ~Transformer();
 
   const ModelConfig& config() const noexcept;

@@ -86,6 +86,15 @@ TEST_F(TransformerTest, a_truncated_cache_continues_as_if_the_rest_had_never_bee
   EXPECT_EQ(relative_difference(again, expected), 0.0);
 }
 
+TEST_F(TransformerTest, streamed_blocks_give_the_same_bits) {
+  const ModelConfig config = test::small_config();
+  Transformer loaded = make(config);
+  Transformer streamed(*device_, std::make_shared<test::FakeWeights>(config), DType::kF32,
+                       BlockResidency::kStreamed);
+  const auto ids = random_ids(24, 6);
+  EXPECT_EQ(relative_difference(streamed.forward(ids, 12), loaded.forward(ids, 12)), 0.0);
+}
+
 TEST_F(TransformerTest, continuing_shared_prefixes_equals_the_whole_sequences) {
   for (const char* family : {"llama", "mistral", "qwen2", "qwen3"}) {
     ModelConfig config = test::small_config(family);

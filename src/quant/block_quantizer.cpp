@@ -186,6 +186,9 @@ StoredLinear BlockQuantizer::solve_linear(InputSetSolver& solver, int64_t layer,
   stored.name = linear_name(source_.config(), layer, projection);
   stored.bias.resize(static_cast<size_t>(linear.bias.size()));
   device_.download(linear.bias, stored.bias.data());
+  // The Gram matrix sums over all tokens, times 2 / samples.
+  stored.inputs =
+      input_range(solver.input_energies(), 0.5 / static_cast<double>(options_.sequence_length));
   const LinearSettings settings =
       linear_settings(options_, stored.name, absorbs_column_scale(source_.config(), projection));
   if (settings.keep) {

@@ -15,6 +15,7 @@
 #include "quant/deviation.h"
 #include "quant/input_statistics.h"
 #include "quant/options.h"
+#include "quant/ranges.h"
 #include "quant/solve.h"
 #include "quant/stage_clock.h"
 
@@ -24,9 +25,10 @@ namespace d2q {
 struct StoredLinear {
   std::string name;  // "model.layers.3.mlp.up_proj"
   std::optional<LinearSolution> solution;
-  Matrix<float> dense;      // when kept
-  std::vector<float> bias;  // [out] or empty
-  double seconds = 0.0;     // solving it
+  Matrix<float> dense;               // when kept
+  std::vector<float> bias;           // [out] or empty
+  std::optional<InputRange> inputs;  // absent without statistics
+  double seconds = 0.0;              // solving it
 };
 
 /// Everything of a block that goes to disk, and what the report says of it.

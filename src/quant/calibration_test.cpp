@@ -119,5 +119,32 @@ TEST(CalibrationWindows, IdsOfAWrongCountAreOurBug) {
   EXPECT_THROW(make_calibration_set({1, 2, 3}, 2, 2), InternalError);
 }
 
+TEST(HeldOutWindows, AreNotCalibratedOn) {
+  const std::string text(20000, 'x');
+  const CalibrationSet calibration = windows(text.size(), 8, 300, 3);
+  const std::set<int32_t> seen(calibration.ids.begin(), calibration.ids.end());
+  const HeldOutWindows held_out =
+      held_out_windows(text, PlaceTokenizer(), 8, 300, /*seed=*/3, 4, 256);
+  EXPECT_TRUE(held_out.unseen);
+  EXPECT_EQ(held_out.length, 256);
+  ASSERT_EQ(held_out.ids.size(), 4u * 256u);
+  for (size_t i = 0; i < held_out.ids.size(); ++i) {
+    EXPECT_FALSE(seen.contains(held_out.ids[i]));
+    if (i % 256 != 0) {
+      EXPECT_EQ(held_out.ids[i], held_out.ids[i - 1] + 1);
+    }
+  }
+}
+
+TEST(HeldOutWindows, AreSeenOnesWhereCalibrationCoversTheText) {
+  const HeldOutWindows held_out =
+      held_out_windows(std::string(1000, 'x'), PlaceTokenizer(), 200, 300, 3, 4, 256);
+  EXPECT_FALSE(held_out.unseen);
+  EXPECT_EQ(held_out.length, 256);
+  ASSERT_EQ(held_out.ids.size(), 3u * 256u);
+  EXPECT_EQ(held_out.ids.front(), 0);
+  EXPECT_EQ(held_out.ids.back(), 999);
+}
+
 }  // namespace
 }  // namespace d2q

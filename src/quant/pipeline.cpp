@@ -1,7 +1,5 @@
 #include "quant/pipeline.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
@@ -13,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/process_memory.h"
 #include "format/packed_container.h"
 #include "kernels/host_copy.h"
 #include "model/family.h"
@@ -141,10 +140,18 @@ json describe(const DeviationShift& shift) {
           {"channels", shift.corrected}};
 }
 
+json describe(const InputRange& range) {
+  return {{"median_rms", range.median_rms},
+          {"largest_rms", range.largest_rms},
+          {"largest_channel", range.largest_channel},
+          {"outliers", range.outliers}};
+}
+
 json describe(const QuantizedBlock& block) {
   json linears = json::array();
   for (const StoredLinear& linear : block.linears) {
     json entry{{"name", linear.name}};
+    if (linear.inputs) entry["input_range"] = describe(*linear.inputs);
     if (linear.solution) {
       const LinearSolution& s = *linear.solution;
       json stages = json::array();
@@ -264,12 +271,6 @@ void allocate_bits(Device& device, const WeightSource& source, const RopeTables&
                                        static_cast<size_t>(windows * options.sequence_length));
   options.allocated_bits = allocate_bits(
       measure_sensitivity(device, source, options, rope, first, on_block), options.target_bits);
-}
-
-int64_t peak_memory_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<int64_t>(usage.ru_maxrss) * 1024;
 }
 
 double bits_per_weight(const json& blocks) {
@@ -403,6 +404,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
       seconds["linear_seconds"][linear.name] = linear.seconds;
     if (block.tuning) seconds["tune_seconds"] = block.tuning->seconds;
     seconds["seconds"] = std::chrono::duration<double>(Clock::now() - block_start).count();
+    seconds["peak_memory_bytes"] = peak_resident_bytes();
     timings.push_back(std::move(seconds));
   }
   report_progress("write", config.n_layers, config.n_layers, output.string());
@@ -421,12 +423,16 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   phases.stop();
   report["timings"] = timings;
   report["phase_seconds"] = phases.seconds();
+  report["model"] = model.string();
+  report["model_fingerprint"] = identity["model"];
+  report["device"] = device.name();
+  report["threads"] = pool.n_threads();
   report["output"] = output.string();
   report["output_bytes"] = folder.total_bytes();
   report["resumed_blocks"] = done;
   report["floor_flops"] = plan_quantization(base->config(), options).floor_flops;
   report["seconds"] = std::chrono::duration<double>(Clock::now() - start).count();
-  report["peak_memory_bytes"] = peak_memory_bytes();
+  report["peak_memory_bytes"] = peak_resident_bytes();
   report_progress("quantize", config.n_layers, config.n_layers, "done");
   return report;
 }

@@ -83,6 +83,13 @@ void InputSetSolver::enter(const char* stage) const {
   if (clock_ != nullptr) clock_->enter(stage);
 }
 
+std::vector<double> InputSetSolver::input_energies() const {
+  std::vector<double> energies = diagonal_;
+  for (size_t j = 0; j < energies.size(); ++j)
+    if (dead_[j]) energies[j] = 0.0;
+  return energies;
+}
+
 const InputSetSolver::Factorised& InputSetSolver::factorised(int64_t group_size) {
   std::unique_ptr<Factorised>& entry = factorised_[group_size];
   if (entry) return *entry;

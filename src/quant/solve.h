@@ -80,6 +80,9 @@ class InputSetSolver {
   LinearSolution solve(const Tensor& weight, const Grid& grid, int64_t group_size,
                        bool middle_zero = false);
 
+  /// Σ x² of each input, scaled as the Gram matrix is; empty without statistics.
+  std::vector<double> input_energies() const;
+
  private:
   struct Factorised;
   void enter(const char* stage) const;

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "support/process.h"
 #include "support/temporary_folder.h"
@@ -30,6 +31,11 @@ class ModelCommands : public testing::Test {
         "4",        "--seq", "128", "--group", "32",      "--threads",  "2"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return arguments;
+  }
+
+  std::string read(const std::string& name) const {
+    std::ifstream file(folder_.path() / name, std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
   }
 
   static nlohmann::json parse(const ProcessResult& result) {
@@ -219,6 +225,114 @@ TEST_F(ModelCommands, QuantizeRefusesWrongOptionsAsUsage) {
   for (const char* steps : {"often", "-3", "1.5"})
     EXPECT_EQ(run_d2quant(quantize_arguments({"--tune", steps})).exit_code, 2) << steps;
   EXPECT_FALSE(std::filesystem::exists(output_));
+}
+
+TEST_F(ModelCommands, QuantizeChecksItsResultAndWritesACard) {
+  folder_.write("model/LICENSE", "the licence");
+  folder_.write("model/README.md", "---\nlicense: mit\n---\n");
+  const std::string page = (folder_.path() / "page.html").string();
+  const auto report = parse(run_d2quant(quantize_arguments({"--report", page, "--json"})));
+  const auto& sanity = report.at("sanity");
+  EXPECT_GT(sanity.at("original_perplexity").get<double>(), 1.0);
+  EXPECT_LT(sanity.at("ratio").get<double>(), 10.0);
+  EXPECT_TRUE(sanity.at("unseen").get<bool>());
+  EXPECT_EQ(sanity.at("collapse"), "");
+  const std::string card = read("packed/README.md");
+  EXPECT_NE(card.find("license: \"mit\""), std::string::npos) << card;
+  EXPECT_NE(card.find("perplexity of this model"), std::string::npos) << card;
+  EXPECT_EQ(read("packed/LICENSE"), "the licence");
+  const std::string html = read("page.html");
+  EXPECT_TRUE(html.starts_with("<!doctype html>"));
+  EXPECT_NE(html.find("down_proj"), std::string::npos);
+  // Self-contained: nothing is loaded, nothing runs.
+  EXPECT_EQ(html.find("<script"), std::string::npos);
+  EXPECT_EQ(html.find("src="), std::string::npos);
+  EXPECT_EQ(html.find("href="), std::string::npos);
+}
+
+TEST_F(ModelCommands, ACollapsedResultFailsUnlessForced) {
+  write_fragile_model(folder_.path() / "model", tiny_text(20000, 9));
+  const auto arguments = quantize_arguments({"--method", "rtn", "--rotate", "none"});
+  const auto refused = run_d2quant(arguments);
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_NE(refused.err.find("has collapsed"), std::string::npos) << refused.err;
+  EXPECT_TRUE(std::filesystem::exists(output_ + "/d2quant.json"));
+  auto forced = arguments;
+  forced.insert(forced.end(), {"--force", "--overwrite"});
+  const auto accepted = run_d2quant(forced);
+  EXPECT_EQ(accepted.exit_code, 0);
+  EXPECT_NE(accepted.err.find("WARNING"), std::string::npos) << accepted.err;
+}
+
+TEST_F(ModelCommands, DivergenceOfAModelFromItselfIsZero) {
+  const auto json = parse(run_d2quant({"eval", "kld", model_, "--ref", model_, "--text", text_,
+                                       "--ctx", "128", "--windows", "3", "--json"}));
+  EXPECT_NEAR(json.at("kld").get<double>(), 0.0, 1e-12);
+  EXPECT_EQ(json.at("top_agreement"), 1.0);
+  EXPECT_EQ(json.at("tokens"), 3 * 127);
+}
+
+TEST_F(ModelCommands, OverlappingWindowsScoreMoreContext) {
+  const auto json = parse(run_d2quant({"eval", "ppl", model_, "--text", text_, "--ctx", "128",
+                                       "--stride", "64", "--windows", "3", "--json"}));
+  EXPECT_EQ(json.at("tokens"), 127 + 2 * 64);
+  EXPECT_EQ(run_d2quant({"eval", "ppl", model_, "--text", text_, "--ctx", "8", "--stride", "9"})
+                .exit_code,
+            1);
+}
+
+TEST_F(ModelCommands, TasksAreScoredItemByItem) {
+  folder_.write("piqa_val.jsonl",
+                "{\"goal\": \"eat\", \"sol1\": \"the cat\", \"sol2\": \"a mat\", \"label\": 1}\n"
+                "{\"goal\": \"run\", \"sol1\": \"far\", \"sol2\": \"to the sea\", \"label\": 0}\n");
+  const std::string data = folder_.path().string();
+  const std::string items = (folder_.path() / "items.jsonl").string();
+  const auto json = parse(run_d2quant(
+      {"eval", "tasks", model_, "--tasks", "piqa", "--data", data, "--items", items, "--json"}));
+  EXPECT_EQ(json.at("tasks").at("piqa").at("items"), 2);
+  EXPECT_EQ(json.at("average").at("acc"), json.at("tasks").at("piqa").at("acc"));
+  std::istringstream lines(read("items.jsonl"));
+  double hits = 0.0;
+  for (std::string line; std::getline(lines, line);) {
+    const auto item = nlohmann::json::parse(line);
+    const auto& scores = item.at("log_likelihoods");
+    ASSERT_EQ(scores.size(), 2u);
+    EXPECT_LT(scores[0].get<double>(), 0.0);
+    EXPECT_EQ(item.at("chosen").get<int>(), scores[1] > scores[0] ? 1 : 0);
+    hits += item.at("chosen") == item.at("gold") ? 0.5 : 0.0;
+  }
+  EXPECT_EQ(json.at("tasks").at("piqa").at("acc"), hits);
+  EXPECT_EQ(run_d2quant({"eval", "tasks", model_, "--tasks", "pica", "--data", data}).exit_code, 2);
+  EXPECT_EQ(run_d2quant({"eval", "tasks", model_, "--tasks", "piqa"}).exit_code, 2);
+  EXPECT_EQ(run_d2quant({"eval", "tasks", model_, "--tasks", "rte", "--data", data}).exit_code, 1);
+}
+
+TEST_F(ModelCommands, CompareMakesOneTableInEveryFormat) {
+  ASSERT_EQ(
+      run_d2quant(quantize_arguments({"--json", (folder_.path() / "q.json").string()})).exit_code,
+      0);
+  const std::string page = (folder_.path() / "page.html").string();
+  const auto measured = run_d2quant(
+      {"compare", "original=" + model_, "two=" + output_, "--text", "t=" + text_, "--ctx", "128",
+       "--windows", "2", "--ref", model_, "--decode", "4", "--run",
+       "two=" + (folder_.path() / "q.json").string(), "--report", page, "--format", "json"});
+  const auto json = parse(measured);
+  ASSERT_EQ(json.at("models").size(), 2u);
+  const auto& two = json.at("models")[1];
+  EXPECT_EQ(json.at("models")[0].at("bits_per_weight"), 32.0);
+  EXPECT_NEAR(two.at("bits_per_weight").get<double>(), 3.0, 0.01);
+  EXPECT_GT(two.at("divergence").at("t").at("kld").get<double>(), 0.0);
+  EXPECT_GT(two.at("decode_tokens_per_second").get<double>(), 0.0);
+  EXPECT_GT(two.at("quantization").at("seconds").get<double>(), 0.0);
+  EXPECT_NE(read("page.html").find("Comparison of models"), std::string::npos);
+  // Rows of an earlier comparison are taken over.
+  const std::string earlier = folder_.write("earlier.json", measured.out);
+  const auto markdown = run_d2quant({"compare", earlier, "--format", "markdown"});
+  EXPECT_EQ(markdown.exit_code, 0) << markdown.err;
+  EXPECT_NE(markdown.out.find("| two | "), std::string::npos) << markdown.out;
+  const auto csv = run_d2quant({"compare", earlier, "--format", "csv"});
+  EXPECT_NE(csv.out.find("\r\noriginal,32.0,"), std::string::npos) << csv.out;
+  EXPECT_EQ(run_d2quant({"compare", model_, "--format", "xml"}).exit_code, 2);
 }
 
 }  // namespace

@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <vector>
@@ -62,7 +65,7 @@ void write_tokenizer(const std::filesystem::path& folder) {
   std::ofstream(folder / "tokenizer.json") << tokenizer.dump(1);
 }
 
-void write_config(const std::filesystem::path& folder) {
+void write_config(const std::filesystem::path& folder, bool tied) {
   const nlohmann::json config = {{"architectures", {"LlamaForCausalLM"}},
                                  {"model_type", "llama"},
                                  {"hidden_size", kHidden},
@@ -75,22 +78,19 @@ void write_config(const std::filesystem::path& folder) {
                                  {"rms_norm_eps", 1e-5},
                                  {"rope_theta", 10000.0},
                                  {"hidden_act", "silu"},
-                                 {"tie_word_embeddings", true},
+                                 {"tie_word_embeddings", tied},
                                  {"bos_token_id", 256},
                                  {"eos_token_id", 256},
                                  {"torch_dtype", "float32"}};
   std::ofstream(folder / "config.json") << config.dump(1);
 }
 
-}  // namespace
-
-void write_tiny_model(const std::filesystem::path& folder, uint64_t seed) {
-  std::filesystem::create_directories(folder);
-  write_config(folder);
-  write_tokenizer(folder);
+/// Names and shapes of the tensors.
+std::vector<SafetensorsSpec> tiny_specs(bool tied) {
   std::vector<SafetensorsSpec> specs = {
       {"model.embed_tokens.weight", SafetensorsType::kF32, {kVocabulary, kHidden}},
       {"model.norm.weight", SafetensorsType::kF32, {kHidden}}};
+  if (!tied) specs.push_back({"lm_head.weight", SafetensorsType::kF32, {kVocabulary, kHidden}});
   for (int64_t layer = 0; layer < kLayers; ++layer) {
     const auto add = [&](const char* name, std::vector<int64_t> shape) {
       specs.push_back({fmt::format("model.layers.{}.{}.weight", layer, name), SafetensorsType::kF32,
@@ -106,19 +106,89 @@ void write_tiny_model(const std::filesystem::path& folder, uint64_t seed) {
     add("mlp.up_proj", {kIntermediate, kHidden});
     add("mlp.down_proj", {kHidden, kIntermediate});
   }
-  Rng rng(seed);
+  return specs;
+}
+
+using Fill = std::function<void(const SafetensorsSpec& spec, std::span<float> values)>;
+
+void write_model(const std::filesystem::path& folder, bool tied, const Fill& fill) {
+  std::filesystem::create_directories(folder);
+  write_config(folder, tied);
+  write_tokenizer(folder);
+  const auto specs = tiny_specs(tied);
   SafetensorsWriter writer(folder / "model.safetensors", specs, {{"format", "pt"}});
   for (const SafetensorsSpec& spec : specs) {
     int64_t n = 1;
     for (const int64_t extent : spec.shape) n *= extent;
     std::vector<float> values(static_cast<size_t>(n));
-    const bool gain = spec.shape.size() == 1;
-    const double scale = gain ? 0.1 : 1.0 / std::sqrt(static_cast<double>(spec.shape.back()));
-    for (float& value : values)
-      value = static_cast<float>((gain ? 1.0 : 0.0) + scale * rng.gaussian());
+    fill(spec, values);
     writer.write(spec.name, std::as_bytes(std::span(values)));
   }
   writer.finish();
+}
+
+/// Gaussian weights that keep the size of their inputs; gains near 1.
+void fill_randomly(Rng& rng, const SafetensorsSpec& spec, std::span<float> values) {
+  const bool gain = spec.shape.size() == 1;
+  const double scale = gain ? 0.1 : 1.0 / std::sqrt(static_cast<double>(spec.shape.back()));
+  for (float& value : values)
+    value = static_cast<float>((gain ? 1.0 : 0.0) + scale * rng.gaussian());
+}
+
+/// log P(next byte | byte) of `text`, [kVocabulary, kHidden]: column slots[c] is what follows c.
+void fill_bigrams(const std::string& text, const std::map<unsigned char, int64_t>& slots,
+                  std::span<float> values) {
+  std::vector<double> counts(values.size(), 0.0);
+  std::vector<double> totals(kHidden, 0.0);
+  for (size_t i = 0; i + 1 < text.size(); ++i) {
+    const int64_t slot = slots.at(static_cast<unsigned char>(text[i]));
+    const auto next = static_cast<unsigned char>(text[i + 1]);
+    counts[static_cast<size_t>(next * kHidden + slot)] += 1.0;
+    totals[static_cast<size_t>(slot)] += 1.0;
+  }
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double total = std::max(1.0, totals[i % kHidden]);
+    // A normalised one-hot vector is sqrt(kHidden) long.
+    values[i] = static_cast<float>(std::log(std::max(1e-5, counts[i] / total)) /
+                                   std::sqrt(static_cast<double>(kHidden)));
+  }
+}
+
+}  // namespace
+
+void write_tiny_model(const std::filesystem::path& folder, uint64_t seed) {
+  Rng rng(seed);
+  write_model(folder, /*tied=*/true, [&](const SafetensorsSpec& spec, std::span<float> values) {
+    fill_randomly(rng, spec, values);
+  });
+}
+
+void write_fragile_model(const std::filesystem::path& folder, const std::string& text) {
+  std::map<unsigned char, int64_t> slots;
+  for (const char c : text)
+    slots.emplace(static_cast<unsigned char>(c), static_cast<int64_t>(slots.size()));
+  Rng rng(1);
+  write_model(folder, /*tied=*/false, [&](const SafetensorsSpec& spec, std::span<float> values) {
+    if (spec.name == "lm_head.weight") return fill_bigrams(text, slots, values);
+    if (spec.shape.size() == 1) return std::ranges::fill(values, 1.0f);
+    if (spec.name == "model.embed_tokens.weight") {
+      for (const auto& [byte, slot] : slots)
+        values[static_cast<size_t>(byte * kHidden + slot)] = 1.0f;
+      return;
+    }
+    fill_randomly(rng, spec, values);
+    const auto cols = static_cast<size_t>(spec.shape[1]);
+    if (spec.name.find("o_proj") != std::string::npos)
+      for (float& value : values) value *= 1e-3f;
+    for (size_t i = 0; i < values.size(); ++i) {
+      // Intermediate channels come in equal pairs, whose large contributions cancel.
+      const bool upper = spec.name.find("gate") != std::string::npos ||
+                         spec.name.find("up_proj") != std::string::npos;
+      if (upper && i / cols % 2 == 1) values[i] = values[i - cols];
+      if (spec.name.find("down_proj") != std::string::npos)
+        values[i] = i % 2 == 1 ? -values[i - 1] : 300.0f * values[i];
+    }
+  });
 }
 
 std::string tiny_text(size_t n_bytes, uint64_t seed) {
