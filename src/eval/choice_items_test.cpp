@@ -157,7 +157,7 @@ TEST_F(ChoiceItems, the_limit_counts_items_of_each_subject) {
 
 TEST_F(ChoiceItems, wrong_files_are_named_with_their_line) {
   EXPECT_NE(error("piqa").find("no file for task piqa"), std::string::npos);
-  write("piqa/piqa_val.jsonl", "{\"goal\": \"x\"}\n");
+  write("piqa/piqa_val.jsonl", "{\"goal\": \"x\", \"label\": 0}\n");
   EXPECT_NE(error("piqa").find("line 1 has no string \"sol1\""), std::string::npos);
   write("piqa/piqa_val.jsonl", R"({"goal": "g", "sol1": "a", "sol2": "b", "label": 2})");
   EXPECT_NE(error("piqa").find("answer 2 of 2 choices"), std::string::npos);

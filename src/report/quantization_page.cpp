@@ -163,9 +163,9 @@ std::string range_charts(const json& blocks) {
 
 std::string cost_charts(const json& timings) {
   const auto solving = [](const json& block) {
+    const json linears = block.value("linear_seconds", json::object());
     double sum = 0.0;
-    for (const auto& [name, seconds] : block.value("linear_seconds", json::object()).items())
-      sum += seconds.get<double>();
+    for (const json& seconds : linears) sum += seconds.get<double>();
     return sum;
   };
   const auto field = [](const char* key, double scale) {
@@ -179,7 +179,8 @@ std::string cost_charts(const json& timings) {
     if (std::isfinite(stream)) streams += stream;
     const double tune = number(block, "tune_seconds");
     if (std::isfinite(tune)) tuning += tune;
-    for (const auto& [name, seconds] : block.value("linear_seconds", json::object()).items())
+    const json linears = block.value("linear_seconds", json::object());
+    for (const auto& [name, seconds] : linears.items())
       totals["solve " + projection(name)] += seconds.get<double>();
   }
   std::vector<ChartBar> bars = {{"streams", streams, format_duration(streams)}};
