@@ -101,12 +101,15 @@ nlohmann::json measure(const CompareCommand& command, const GlobalOptions& globa
   row["bits_per_weight"] = block_linears(list_tensors(*model.source, named.path)).bits_per_weight();
   if (command.decode_tokens > 0)
     row["decode_tokens_per_second"] = decode_speed(runtime, model, command.decode_tokens);
+  // JSON objects are sorted; the table's columns keep the order of the command line.
   for (const auto& [label, text] : what.texts) {
+    row["texts"].push_back(label);
     row["perplexity"][label] = to_json(perplexity(
         runtime.device(), model.transformer, *model.tokenizer, text, command.windows, progress));
   }
   std::vector<ChoiceTaskResult> results;
   for (const ChoiceTask& task : what.tasks) {
+    row["task_names"].push_back(task.name);
     results.push_back(run_choice_task(runtime.device(), runtime.pool(), model.transformer,
                                       *model.tokenizer, task, progress));
   }

@@ -305,6 +305,7 @@ void Transformer::head(const Tensor& hidden, const Tensor& logits) {
 }
 
 std::unique_ptr<Decoder> Transformer::make_decoder(DecoderCache cache) {
+  D2Q_CHECK(impl_->residency == BlockResidency::kLoaded, "a decoder reads loaded blocks");
   const DecoderWeights weights{.config = &impl_->config,
                                .embedding = {.dense = impl_->embedding.tokens(),
                                              .packed = impl_->embedding.packed_tokens(),

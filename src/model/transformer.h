@@ -48,7 +48,8 @@ class PrefixStates {
 /// Where a transformer's blocks are between two passes.
 enum class BlockResidency {
   kLoaded,    // in the device's memory
-  kStreamed,  // in the files: each pass loads a block after the other, so that memory holds one
+  kStreamed,  // in the files: each pass loads a block after the other, so that memory holds one;
+              // without decoding in steps
 };
 
 class Transformer {

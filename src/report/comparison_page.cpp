@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -26,15 +27,36 @@ std::string unit_of(const std::string& title) {
   return "perplexity";
 }
 
+/// The first text of the command line.
+std::string first_text(const json& model) {
+  const json texts = model.value("texts", json::array());
+  return texts.empty() ? model["perplexity"].begin().key() : texts.front().get<std::string>();
+}
+
+/// Cuts bars at ten times the shortest, so that a collapsed model does not hide what the others
+/// differ in; returns what the axis says about it.
+std::string clip(std::vector<ChartBar>& bars) {
+  double least = INFINITY;
+  for (const ChartBar& bar : bars) least = std::min(least, bar.value);
+  bool clipped = false;
+  for (ChartBar& bar : bars) {
+    if (bar.value <= 10.0 * least) continue;
+    bar.value = 10.0 * least;
+    bar.text += " \u25b8";
+    clipped = true;
+  }
+  return clipped ? fmt::format(" (bars end at {:.4g})", 10.0 * least) : "";
+}
+
 /// Perplexity against size: what a model costs and what it is worth.
 std::string trade_off(const json& models) {
   std::vector<ChartSeries> series;
   std::string label;
   for (const json& model : models) {
     if (!model.contains("perplexity") || model["perplexity"].empty()) continue;
-    const auto text = model["perplexity"].begin();
-    label = text.key();
-    const double perplexity = text.value()["perplexity"].get<double>();
+    if (label.empty()) label = first_text(model);
+    if (!model["perplexity"].contains(label)) continue;
+    const double perplexity = model["perplexity"][label]["perplexity"].get<double>();
     const double bits = model.value("bits_per_weight", NAN);
     const auto name = model["name"].get<std::string>();
     series.push_back(
@@ -60,7 +82,9 @@ std::string make_comparison_page(const json& models) {
       bars.push_back({row[0].text, std::stod(row[column].exact), row[column].text});
       if (table.titles[column].find('%') != std::string::npos) bars.back().value *= 100.0;
     }
-    body += bar_chart({table.titles[column], "", unit_of(table.titles[column]), false}, bars);
+    std::string unit = unit_of(table.titles[column]);
+    if (unit == "perplexity") unit += clip(bars);
+    body += bar_chart({table.titles[column], "", unit, false}, bars);
   }
   body += "</div>\n<h2>Models</h2>\n";
   std::vector<std::pair<std::string, std::string>> facts;

@@ -43,13 +43,24 @@ std::string perplexity(double value) {
   return value < 1000.0 ? fmt::format("{:.2f}", value) : fmt::format("{:.3g}", value);
 }
 
-/// Keys below `member` of any model.
-std::vector<std::string> keys(const json& models, const char* member) {
+/// Keys below `member` of any model, in the order that the models' lists `order` give, the others
+/// after them.
+std::vector<std::string> keys(const json& models, const char* member, const char* order) {
   std::vector<std::string> result;
+  const auto add = [&](const std::string& key) {
+    const bool present = std::ranges::any_of(models, [&](const json& model) {
+      return model.contains(member) && model[member].is_object() && model[member].contains(key);
+    });
+    if (present && std::ranges::find(result, key) == result.end()) result.push_back(key);
+  };
   for (const json& model : models) {
-    if (!model.contains(member) || !model[member].is_object()) continue;
-    for (const auto& [key, value] : model[member].items())
-      if (std::ranges::find(result, key) == result.end()) result.push_back(key);
+    const json names = model.value(order, json::array());
+    for (const json& name : names)
+      if (name.is_string()) add(name.get<std::string>());
+  }
+  for (const json& model : models) {
+    const json entries = model.value(member, json::object());
+    for (const auto& [key, value] : entries.items()) add(key);
   }
   return result;
 }
@@ -57,16 +68,20 @@ std::vector<std::string> keys(const json& models, const char* member) {
 std::vector<Column> columns(const json& models) {
   std::vector<Column> result = {{"bits/weight", {"bits_per_weight"}, fixed(3)},
                                 {"size", {"bytes"}, format_bytes}};
-  for (const std::string& text : keys(models, "perplexity"))
+  for (const std::string& text : keys(models, "perplexity", "texts"))
     result.push_back({text, {"perplexity", text, "perplexity"}, perplexity});
-  for (const std::string& text : keys(models, "divergence")) {
+  for (const std::string& text : keys(models, "divergence", "texts")) {
     result.push_back({"KLD " + text, {"divergence", text, "kld"}, fixed(4)});
     result.push_back({"same top, % " + text, {"divergence", text, "top_agreement"}, percent});
   }
-  for (const std::string& task : keys(models, "tasks"))
+  const auto add_task = [&](const std::string& task) {
     result.push_back({task + ", %", {"tasks", task, "acc"}, percent});
+  };
+  for (const std::string& task : keys(models, "tasks", "task_names"))
+    if (task != "mmlu") add_task(task);
   result.push_back({"average, %", {"average", "acc"}, percent});
   result.push_back({"average norm, %", {"average", "acc_norm"}, percent});
+  add_task("mmlu");
   result.push_back({"tokens/s", {"decode_tokens_per_second"}, fixed(1)});
   result.push_back({"peak memory", {"peak_memory_bytes"}, format_bytes});
   result.push_back({"quantized in, s", {"quantization", "seconds"}, fixed(1)});

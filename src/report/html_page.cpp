@@ -18,10 +18,10 @@ h1{font-size:1.5rem;line-height:1.25;overflow-wrap:anywhere}h2{font-size:1.2rem;
 .glance dd{margin:0;font-size:1.25rem;font-weight:600;font-variant-numeric:tabular-nums}.glance dt{color:var(--dim);font-size:.85rem}
 .glance div{display:flex;flex-direction:column-reverse;justify-content:flex-end}
 .warning{border:2px solid var(--bad);border-radius:8px;padding:10px 14px;color:var(--bad);font-weight:600}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:14px}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,360px),1fr));gap:14px}
 figure{margin:0;min-width:0;background:var(--card);border:1px solid var(--line);border-radius:8px;padding:10px 12px}
 figcaption{font-weight:600}.plot,.scroll{overflow-x:auto}
-svg{display:block;width:100%;min-width:440px;height:auto;font:12px system-ui,sans-serif}
+svg{display:block;width:100%;min-width:310px;height:auto;font:12px system-ui,sans-serif}
 svg text{fill:var(--fg)}svg .tick{fill:var(--dim);font-size:11px}svg .axis{stroke:var(--dim);fill:none}svg .grid{stroke:var(--line)}
 svg g path{fill:none;stroke:currentColor;stroke-width:1.5}svg g circle,svg g rect{fill:currentColor}
 svg g circle:hover,svg g rect:hover{stroke:var(--fg);stroke-width:2}

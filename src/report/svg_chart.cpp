@@ -12,8 +12,8 @@ namespace d2q {
 namespace {
 
 // Units of the view box; a page shows one as about a pixel.
-constexpr double kWidth = 520.0;
-constexpr double kHeight = 300.0;
+constexpr double kWidth = 400.0;
+constexpr double kHeight = 270.0;
 constexpr double kLeft = 62.0;
 constexpr double kRight = 12.0;
 constexpr double kTop = 12.0;
@@ -92,7 +92,7 @@ std::string draw_axes(const ChartAxes& axes, const Range& x, const Range& y, con
         "<text class=\"tick\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>",
         kLeft, kWidth - kRight, to_y(tick), to_y(tick), kLeft - 6, to_y(tick) + 4, tick_text(tick));
   }
-  for (const double tick : chart_ticks(x.low, x.high, 8, false)) {
+  for (const double tick : chart_ticks(x.low, x.high, 7, false)) {
     svg += fmt::format(
         "<line class=\"axis\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1:.1f}\" y2=\"{2:.1f}\"/>"
         "<text class=\"tick\" x=\"{0:.1f}\" y=\"{3:.1f}\" text-anchor=\"middle\">{4}</text>",
@@ -188,8 +188,8 @@ std::string line_chart(const ChartAxes& axes, const std::vector<ChartSeries>& se
 
 std::string bar_chart(const ChartAxes& axes, const std::vector<ChartBar>& bars) {
   constexpr double kBar = 26.0;
-  constexpr double kText = 130.0;  // for labels
-  constexpr double kValue = 84.0;  // for the values beside the bars
+  constexpr double kText = 112.0;  // for labels
+  constexpr double kValue = 78.0;  // for the values beside the bars
   double most = 0.0;
   for (const ChartBar& bar : bars)
     if (std::isfinite(bar.value)) most = std::max(most, bar.value);
