@@ -210,8 +210,11 @@ std::vector<double> score_continuations(Device& device, Transformer& transformer
     members[requests[i].family].push_back(i);
   }
   std::vector<Family> families;
-  for (auto& [key, indices] : members)
+  for (auto& [key, indices] : members) {
     families.push_back(make_family(requests, std::move(indices)));
+    // Where angles depend on a sequence's length, a prefix has other keys than the whole.
+    if (transformer.config().rope_scaling.depends_on_length()) families.back().prefix = 0;
+  }
   std::map<int64_t, std::vector<const Family*>> by_prefix;
   for (const Family& family : families) by_prefix[family.prefix].push_back(&family);
 

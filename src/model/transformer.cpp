@@ -278,7 +278,7 @@ PrefixStates Transformer::run_prefixes(std::span<const int32_t> ids, int64_t len
   states.count_ = n / length;
   states.length_ = length;
   const Tensor x = impl_->device.allocate(n, impl_->config.hidden_size, DType::kF32);
-  impl_->device.embed(ids, impl_->embedding, x);
+  impl_->embedding.embed(impl_->device, ids, length, 0, x);
   impl_->run_blocks_after(x, length, nullptr, {}, &states);
   return states;
 }
@@ -294,7 +294,7 @@ Tensor Transformer::forward_hidden(std::span<const int32_t> ids, int64_t sequenc
               prefixes.count());
   impl_->check_ids(ids);
   const Tensor x = impl_->device.allocate(n, impl_->config.hidden_size, DType::kF32);
-  impl_->device.embed(ids, impl_->embedding, x);
+  impl_->embedding.embed(impl_->device, ids, sequence_length, prefixes.length(), x);
   impl_->run_blocks_after(x, sequence_length, &prefixes, parents, nullptr);
   impl_->device.norm(x, impl_->final_norm, x);
   return x;
