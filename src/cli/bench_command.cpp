@@ -17,6 +17,7 @@
 #include "engine/speed.h"
 #include "kernels/cpu/gemm.h"
 #include "model/random_weights.h"
+#include "report/units.h"
 
 namespace d2q::cli {
 namespace {

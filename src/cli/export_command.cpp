@@ -13,6 +13,7 @@
 #include "cli/usage.h"
 #include "export/export_gguf.h"
 #include "export/export_hf.h"
+#include "report/units.h"
 
 namespace d2q::cli {
 namespace {
