@@ -193,8 +193,10 @@ void quantize_model(const QuantizeCommand& command, const GlobalOptions& global)
   nlohmann::json report = quantize_to_folder(command, options, runtime, progress);
   check_result(runtime, command.model, command.output, options, progress, report);
   write_model_card(command.model, command.output, report);
-  if (!command.report.empty())
+  if (!command.report.empty()) {
+    add_weight_ranges(runtime.pool(), command.model, report);
     write_file_atomically(command.report, make_quantization_page(report));
+  }
   print_report(command, report);
   const std::string collapse = collapse_of(report);
   if (collapse.empty()) return;

@@ -6,6 +6,7 @@
 #include "eval/sanity_gate.h"
 #include "model/model_origin.h"
 #include "quant/calibration.h"
+#include "quant/ranges.h"
 #include "quant/self_calibration.h"
 #include "report/model_card.h"
 
@@ -61,6 +62,22 @@ void check_result(Runtime& runtime, const std::filesystem::path& model,
                       {"constant_output", result.constant_output},
                       {"collapse", result.collapse},
                       {"seconds", result.seconds}};
+}
+
+void add_weight_ranges(ThreadPool& pool, const std::filesystem::path& model,
+                       nlohmann::json& report) {
+  const auto source = open_model(model);
+  std::vector<nlohmann::json*> linears;
+  for (nlohmann::json& block : report.at("blocks"))
+    for (nlohmann::json& linear : block.at("linears")) linears.push_back(&linear);
+  pool.parallel_for(static_cast<int64_t>(linears.size()), [&](int64_t index, int) {
+    nlohmann::json& linear = *linears[static_cast<size_t>(index)];
+    const std::string name = linear.at("name").get<std::string>() + ".weight";
+    if (!source->has(name)) return;
+    const WeightRange range = weight_range(source->load(name));
+    linear["weight_range"] = {
+        {"minimum", range.minimum}, {"maximum", range.maximum}, {"rms", range.rms}};
+  });
 }
 
 void write_model_card(const std::filesystem::path& model, const std::filesystem::path& output,

@@ -17,6 +17,11 @@ void check_result(Runtime& runtime, const std::filesystem::path& model,
                   const std::filesystem::path& output, const QuantizeOptions& options,
                   const ProgressSink& progress, nlohmann::json& report);
 
+/// Adds "weight_range" of the original's weights to each linear of `report`, which reads them once
+/// more; names that `model` does not have as they are get none.
+void add_weight_ranges(ThreadPool& pool, const std::filesystem::path& model,
+                       nlohmann::json& report);
+
 /// Writes README.md into the packed folder, and the original's licence files beside it.
 void write_model_card(const std::filesystem::path& model, const std::filesystem::path& output,
                       const nlohmann::json& report);

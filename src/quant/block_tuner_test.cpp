@@ -37,8 +37,7 @@ class BlockTunerTest : public ::testing::Test {
   }
   QuantizedBlock quantize(const Streams& streams) {
     const RopeTables rope = make_rope_tables(*device_, source_.config(), options_.sequence_length);
-    return BlockQuantizer(*device_, source_, options_, rope)
-        .quantize(0, streams, nullptr, {});
+    return BlockQuantizer(*device_, source_, options_, rope).quantize(0, streams, nullptr, {});
   }
   QuantizedBlock quantize() { return quantize({stream(), stream()}); }
 

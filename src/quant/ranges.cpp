@@ -21,8 +21,7 @@ WeightRange weight_range(const Matrix<float>& weight) {
 std::optional<InputRange> input_range(std::span<const double> energies, double scale) {
   if (energies.empty()) return std::nullopt;
   std::vector<double> rms;
-  for (const double energy : energies)
-    rms.push_back(std::sqrt(std::max(0.0, energy * scale)));
+  for (const double energy : energies) rms.push_back(std::sqrt(std::max(0.0, energy * scale)));
   InputRange range;
   const auto largest = std::max_element(rms.begin(), rms.end());
   range.largest_rms = *largest;
