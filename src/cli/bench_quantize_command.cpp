@@ -15,6 +15,7 @@
 #include "cli/usage.h"
 #include "model/random_weights.h"
 #include "quant/quantize_bench.h"
+#include "report/units.h"
 
 namespace d2q::cli {
 namespace {
