@@ -105,7 +105,7 @@ TEST_F(PackedAgainstDense, PerplexitiesAgreeWithinAThousandth) {
   const auto tokenizer = load_tokenizer(path_);
   const char* given = std::getenv("D2Q_TEST_TEXT");
   const std::string text = given != nullptr ? read_file(given, 1u << 30) : tiny_text(4000);
-  PerplexityOptions options;
+  WindowOptions options;
   options.ctx = 256;
   options.max_windows = 4;
   const auto perplexity_of = [&](std::shared_ptr<const WeightSource> weights) {

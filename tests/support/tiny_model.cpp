@@ -170,7 +170,10 @@ void write_fragile_model(const std::filesystem::path& folder, const std::string&
   Rng rng(1);
   write_model(folder, /*tied=*/false, [&](const SafetensorsSpec& spec, std::span<float> values) {
     if (spec.name == "lm_head.weight") return fill_bigrams(text, slots, values);
-    if (spec.shape.size() == 1) return std::ranges::fill(values, 1.0f);
+    if (spec.shape.size() == 1) {
+      std::ranges::fill(values, 1.0f);
+      return;
+    }
     if (spec.name == "model.embed_tokens.weight") {
       for (const auto& [byte, slot] : slots)
         values[static_cast<size_t>(byte * kHidden + slot)] = 1.0f;
