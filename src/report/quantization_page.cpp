@@ -161,42 +161,42 @@ std::string range_charts(const json& blocks) {
          "</div>\n";
 }
 
-std::string cost_charts(const json& timings) {
-  const auto solving = [](const json& block) {
-    const json linears = block.value("linear_seconds", json::object());
-    double sum = 0.0;
-    for (const json& seconds : linears) sum += seconds.get<double>();
-    return sum;
-  };
-  const auto field = [](const char* key, double scale) {
-    return [key, scale](const json& block) { return scale * number(block, key); };
-  };
-  std::map<std::string, double> totals;
-  double streams = 0.0;
-  double tuning = 0.0;
-  for (const json& block : timings) {
-    const double stream = number(block, "stream_seconds");
-    if (std::isfinite(stream)) streams += stream;
-    const double tune = number(block, "tune_seconds");
-    if (std::isfinite(tune)) tuning += tune;
-    const json linears = block.value("linear_seconds", json::object());
-    for (const auto& [name, seconds] : linears.items())
-      totals["solve " + projection(name)] += seconds.get<double>();
-  }
-  std::vector<ChartBar> bars = {{"streams", streams, format_duration(streams)}};
+using Seconds = std::map<std::string, double>;
+
+/// Bars of the seconds in `totals`, a name each.
+std::string seconds_chart(const std::string& title, const Seconds& totals) {
+  std::vector<ChartBar> bars;
   for (const auto& [name, seconds] : totals)
     bars.push_back({name, seconds, fmt::format("{:.1f} s", seconds)});
-  if (tuning > 0.0) bars.push_back({"tuning", tuning, fmt::format("{:.1f} s", tuning)});
-  bars.front().text = fmt::format("{:.1f} s", streams);
+  return bar_chart({title, "", "seconds", false}, bars);
+}
+
+std::string cost_charts(const json& report) {
+  const json timings = report.value("timings", json::array());
+  Seconds stages;
+  Seconds projections;
+  for (const json& block : timings) {
+    for (const auto& [stage, seconds] : block.value("stage_seconds", Seconds()))
+      stages[stage] += seconds;
+    for (const auto& [name, seconds] : block.value("linear_seconds", Seconds()))
+      projections[projection(name)] += seconds;
+  }
+  std::vector<BlockLine> lines = {
+      {"whole block", [](const json& block) { return number(block, "seconds"); }}};
+  for (const auto& [stage, total] : stages) {
+    lines.push_back({stage, [stage](const json& block) {
+                       return number(block.value("stage_seconds", json::object()), stage.c_str());
+                     }});
+  }
   return "<div class=\"plots\">" +
-         bar_chart({"Time by stage, all blocks", "", "seconds", false}, bars) +
-         block_chart(timings, {"Time of each block", "block", "seconds", false},
-                     {{"whole block", field("seconds", 1.0)},
-                      {"streams and statistics", field("stream_seconds", 1.0)},
-                      {"solving", solving},
-                      {"tuning", field("tune_seconds", 1.0)}}) +
-         block_chart(timings, {"Peak memory so far", "block", "GB", false},
-                     {{"resident", field("peak_memory_bytes", 1e-9)}}) +
+         seconds_chart("Time by phase", report.value("phase_seconds", Seconds())) +
+         seconds_chart("Time by stage, all blocks", stages) +
+         seconds_chart("Time of solving by projection, all blocks", projections) +
+         block_chart(timings, {"Time of each block", "block", "seconds", false}, lines) +
+         block_chart(
+             timings, {"Peak memory so far", "block", "GB", false},
+             {{"resident",
+               [](const json& block) { return 1e-9 * number(block, "peak_memory_bytes"); }}}) +
          "</div>\n";
 }
 
@@ -314,9 +314,9 @@ std::string make_quantization_page(const json& report) {
   }
   body += "<h2>Errors</h2>\n" + error_charts(blocks) + "<h2>Outliers</h2>\n" + outliers(blocks) +
           "<h2>Ranges</h2>\n" + range_charts(blocks) + "<h2>Time and memory</h2>\n" +
-          cost_charts(report.value("timings", json::array())) + "<h2>What was done</h2>\n" +
-          facts(report) + "<details><summary>Every linear</summary>" +
-          html_table(linear_table(blocks)) + "</details>\n";
+          cost_charts(report) + "<h2>What was done</h2>\n" + facts(report) +
+          "<details><summary>Every linear</summary>" + html_table(linear_table(blocks)) +
+          "</details>\n";
   return html_page("Quantization of " + report.value("model", output), body);
 }
 
