@@ -24,9 +24,9 @@ int available_cores() {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-// Loops follow each other within microseconds while a token is decoded, and waking a sleeping thread
-// takes tens of them: a waiting thread spins for about this many pauses (some 50 microseconds)
-// before it sleeps.
+// Loops follow each other within microseconds while a token is decoded, and waking a sleeping
+// thread takes tens of them: a waiting thread spins for about this many pauses (some 50
+// microseconds) before it sleeps.
 constexpr int kSpins = 2000;
 
 void pause() {

@@ -17,8 +17,8 @@ inline constexpr int kMaxJsonDepth = 64;
 /// than kMaxJsonDepth.
 nlohmann::json parse_json(std::string_view text, const std::string& subject);
 
-/// Calls body(record, place) for every line of `content` that is not blank; `place` is "SUBJECT: line
-/// N". Throws Error{kCorrupt} naming the place of a line that is not a JSON object.
+/// Calls body(record, place) for every line of `content` that is not blank; `place` is "SUBJECT:
+/// line N". Throws Error{kCorrupt} naming the place of a line that is not a JSON object.
 void for_each_json_line(
     std::string_view content, const std::string& subject,
     const std::function<void(const nlohmann::json& record, const std::string& place)>& body);

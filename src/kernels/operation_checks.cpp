@@ -159,10 +159,9 @@ void check_compare_logits(const Tensor& reference, const Tensor& logits,
   D2Q_CHECK(reference.rows() == logits.rows() && reference.cols() == logits.cols(),
             "{}x{} against {}x{}", logits.rows(), logits.cols(), reference.rows(),
             reference.cols());
-  D2Q_CHECK(static_cast<int64_t>(targets.size()) == logits.rows() &&
-                comparisons.size() == targets.size(),
-            "{} targets and {} results for {} rows", targets.size(), comparisons.size(),
-            logits.rows());
+  D2Q_CHECK(
+      static_cast<int64_t>(targets.size()) == logits.rows() && comparisons.size() == targets.size(),
+      "{} targets and {} results for {} rows", targets.size(), comparisons.size(), logits.rows());
   for (const int32_t target : targets)
     D2Q_CHECK(target >= 0 && target < logits.cols(), "target {} of {}", target, logits.cols());
 }

@@ -4,9 +4,9 @@
 // pay for each alone: 16 vpdpbusd for the 64 bytes of an atom of two planes. But a plane's bits of
 // four columns have only 16 different sums. The four columns here are those that share a byte of
 // the codes (column 4p + b of the atom for p = 0 to 3), and the four bytes b of a dword have a
-// table of 16 sums each: 64 entries, one vpermb. A sum of four 16-bit integers has 18 bits, so there
-// are three tables of bytes, and vpdpbusd with ones adds the four bytes' sums to their row. That is
-// 6 lookups and 6 additions an atom instead of 16 products, with the same integers.
+// table of 16 sums each: 64 entries, one vpermb. A sum of four 16-bit integers has 18 bits, so
+// there are three tables of bytes, and vpdpbusd with ones adds the four bytes' sums to their row.
+// That is 6 lookups and 6 additions an atom instead of 16 products, with the same integers.
 #include <cstdint>
 
 #include "codec/packed_atoms.h"
@@ -144,8 +144,9 @@ void mat_vec_tiles(const PackedTile& tile, int64_t code_stride, int64_t scale_st
         for (int i = 0; i < kTiles; ++i) {
           D2Q_UNROLL
           for (int64_t line = 0; line < kStepBytes; line += 64) {
-            _mm_prefetch(reinterpret_cast<const char*>(step + i * code_stride + line + kPrefetchBytes),
-                         _MM_HINT_T0);
+            _mm_prefetch(
+                reinterpret_cast<const char*>(step + i * code_stride + line + kPrefetchBytes),
+                _MM_HINT_T0);
           }
         }
         dots.add_step(step, code_stride, tables);
@@ -170,11 +171,14 @@ void mat_vec_tiles(const PackedTile& tile, int64_t code_stride, int64_t scale_st
 }
 
 template <int kPlanes>
-void mat_vec_lookup(const PackedTile& tile, int64_t n_tiles, int64_t code_stride, int64_t scale_stride, const QuantizedTokens& x, float* y) noexcept {
+void mat_vec_lookup(const PackedTile& tile, int64_t n_tiles, int64_t code_stride,
+                    int64_t scale_stride, const QuantizedTokens& x, float* y) noexcept {
   PackedTile next = tile;
   for (; n_tiles > 0; n_tiles -= 2) {
-    if (n_tiles >= 2) mat_vec_tiles<kPlanes, 2>(next, code_stride, scale_stride, x, y);
-    else mat_vec_tiles<kPlanes, 1>(next, code_stride, scale_stride, x, y);
+    if (n_tiles >= 2)
+      mat_vec_tiles<kPlanes, 2>(next, code_stride, scale_stride, x, y);
+    else
+      mat_vec_tiles<kPlanes, 1>(next, code_stride, scale_stride, x, y);
     next.codes += 2 * code_stride;
     next.scales += 2 * scale_stride;
     y += 2 * kRows;
@@ -183,7 +187,7 @@ void mat_vec_lookup(const PackedTile& tile, int64_t n_tiles, int64_t code_stride
 
 }  // namespace
 
-const LookupKernels kLookupKernelsAvx512Vbmi = {
-    build_tables, {mat_vec_lookup<2>, mat_vec_lookup<3>}};
+const LookupKernels kLookupKernelsAvx512Vbmi = {build_tables,
+                                                {mat_vec_lookup<2>, mat_vec_lookup<3>}};
 
 }  // namespace d2q

@@ -248,8 +248,9 @@ double divergence(const ForwardKernels& kernels, const float* expected, const fl
     sum += static_cast<double>(
         kernels.exp_sum(expected + begin, count, 1.0f, shift, probabilities.data()));
     for (int64_t i = 0; i < count; ++i) {
-      weighted += static_cast<double>(probabilities[static_cast<size_t>(i)]) *
-                  (static_cast<double>(expected[begin + i]) - static_cast<double>(found[begin + i]));
+      weighted +=
+          static_cast<double>(probabilities[static_cast<size_t>(i)]) *
+          (static_cast<double>(expected[begin + i]) - static_cast<double>(found[begin + i]));
     }
   }
   return weighted / sum - expected_log_sum + found_log_sum;

@@ -36,9 +36,8 @@ void QuantizedActivations::assign(ThreadPool& pool, const PackedKernels& kernels
   low_ = options.low_digits ? low_memory_.reserve<int8_t>(n_tokens * padded_) : nullptr;
   scale_ = scale_memory_.reserve<float>(n_tokens * n_blocks_);
   sum_ = sum_memory_.reserve<float>(n_tokens * n_blocks_);
-  tables_ = options.tables
-                ? table_memory_.reserve<uint8_t>(n_tokens * padded_ / 16 * kLookupBytes)
-                : nullptr;
+  tables_ = options.tables ? table_memory_.reserve<uint8_t>(n_tokens * padded_ / 16 * kLookupBytes)
+                           : nullptr;
   const int64_t task_groups = std::max<int64_t>(1, kTaskColumns / layout.group_size);
   const int64_t n_segments = (geometry_.n_groups + task_groups - 1) / task_groups;
   pool.parallel_for(n_tokens * n_segments, [&](int64_t task, int) {
