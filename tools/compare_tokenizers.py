@@ -8,7 +8,7 @@ written to a folder. Speeds are of processor time, on one thread. Needs `tokeniz
 `gguf` for GGUF.
 
 Usage: compare_tokenizers.py --program build/dev/tools/d2q_tokenize [--mixed MB]
-                             (--model M | --train FOLDER [--scale N]) TEXT...
+                             (--model M | --train FOLDER [--scale N] [--kind K]...) TEXT...
 """
 
 import argparse
@@ -114,14 +114,15 @@ def write_scored_gguf(document, path):
     writer.close()
 
 
-def train(folder, texts, scale):
-    """Writes a tokenizer of each kind; the paths."""
+def train(folder, texts, scale, chosen):
+    """Writes a tokenizer of each kind, or of the chosen ones; the paths."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     prose = "".join(pathlib.Path(t).read_bytes().decode("utf-8", "replace")[:4_000_000] for t in texts)
     kinds.training.update(prose=prose, scale=scale)
     paths = []
-    for name, make in kinds.MAKERS.items():
+    for name in chosen or kinds.MAKERS:
+        make = kinds.MAKERS[name]
         path = folder / f"{name}.json"
         path.write_text(make().to_str())
         paths.append(str(path))
@@ -195,7 +196,7 @@ def compare(program, model, reference, path, repeats):
     n = min(len(found), len(expected))
     different = np.nonzero(found[:n] != expected[:n])[0]
     rate = len(text.encode()) / seconds / 1e6
-    print(f"{path}: {ours}; reference {len(expected)} ids, {rate:.1f} MB/s: ", end="")
+    print(f"{path}: {ours}; reference {len(expected)} ids, {rate:.1f} MB/s: ", end="", flush=True)
     if len(different) == 0 and len(found) == len(expected):
         print("equal")
         return True
@@ -233,14 +234,15 @@ def main():
     model.add_argument("--model")
     model.add_argument("--train", metavar="FOLDER")
     parser.add_argument("--scale", type=int, default=20, help="tokens of --train, in units of ~450")
+    parser.add_argument("--kind", action="append", choices=kinds.MAKERS, help="with --train, only this one")
     parser.add_argument("--mixed", type=float, default=0, help="MB of generated text to add")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("texts", nargs="+")
     args = parser.parse_args()
     equal = True
-    for path in [args.model] if args.model else train(args.train, args.texts, args.scale):
-        print(path)
+    for path in [args.model] if args.model else train(args.train, args.texts, args.scale, args.kind):
+        print(path, flush=True)
         equal &= compare_model(path, args)
     sys.exit(0 if equal else 1)
 

@@ -149,8 +149,12 @@ def corpus():
     return [PROSE] * 4 + TEXTS[:29]
 
 
-def words():
-    return [w + " " for w in training["prose"].split()]
+def words(space=""):
+    """Training words of SentencePiece's kind. Small tokenizers get the mark behind each word, so that tokens
+    hold marks everywhere; large ones before it (`space` where no normalizer puts it there), as real ones do."""
+    if training["scale"] == 1:
+        return [w + " " for w in training["prose"].split()]
+    return [space + w for w in training["prose"].split()]
 
 
 def train(pre_tokenizer, normalizer=None, size=420, specials=()):
@@ -317,7 +321,7 @@ def make_scored():
     return edit(make_sentencepiece(), change)
 
 
-def character_bpe(pre_tokenizer, normalizer, decoder, size=480):
+def character_bpe(pre_tokenizer, normalizer, decoder, size=480, space=""):
     """BPE over characters, every byte a token besides."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     if normalizer is not None:
@@ -331,7 +335,7 @@ def character_bpe(pre_tokenizer, normalizer, decoder, size=480):
         limit_alphabet=60 * training["scale"],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(words(), trainer)
+    tokenizer.train_from_iterator(words(space), trainer)
 
     def forget_byte_tokens(document):
         document["added_tokens"] = document["added_tokens"][:3]
@@ -353,7 +357,7 @@ def make_gemma():
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
     )
     split = pt.Split(" ", "merged_with_previous")
-    tokenizer = character_bpe(split, normalizers.Replace(" ", "\u2581"), decoder)
+    tokenizer = character_bpe(split, normalizers.Replace(" ", "\u2581"), decoder, space=" ")
     tokenizer.add_tokens([AddedToken("\n\n", normalized=False), AddedToken("<|plain|>")])
     return tokenizer
 

@@ -60,7 +60,8 @@ nlohmann::json to_json(const QuantizeBenchResult& result) {
           {"product_flops_per_second", result.product_rate},
           {"share_of_floor", result.floor_flops / result.product_rate / result.block_seconds()},
           {"projected_seconds", result.projected_seconds},
-          {"peak_memory_bytes", result.peak_memory_bytes}};
+          {"peak_memory_bytes", result.peak_memory_bytes},
+          {"planned_memory_bytes", result.planned_memory_bytes}};
 }
 
 void print_text(const QuantizeBenchResult& result, int64_t n_layers) {
@@ -78,8 +79,9 @@ void print_text(const QuantizeBenchResult& result, int64_t n_layers) {
                   1e-12 * result.product_rate));
   print_line(fmt::format("projected for {} blocks: {:.1f} s (setup {:.1f} s)", n_layers,
                          result.projected_seconds, result.setup_seconds));
-  print_line(
-      fmt::format("peak memory {}", format_bytes(static_cast<double>(result.peak_memory_bytes))));
+  print_line(fmt::format("peak memory {}, planned {}",
+                         format_bytes(static_cast<double>(result.peak_memory_bytes)),
+                         format_bytes(static_cast<double>(result.planned_memory_bytes))));
 }
 
 void bench(const BenchQuantizeCommand& command, const GlobalOptions& global) {

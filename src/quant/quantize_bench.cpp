@@ -99,8 +99,9 @@ QuantizeBenchResult bench_quantize(const ModelConfig& config, const QuantizeOpti
             config.n_layers);
   validate(options);
   QuantizeBenchResult result;
-  result.floor_flops =
-      plan_quantization(config, options).floor_flops / static_cast<double>(config.n_layers);
+  const QuantizePlan plan = plan_quantization(config, options);
+  result.floor_flops = plan.floor_flops / static_cast<double>(config.n_layers);
+  result.planned_memory_bytes = plan.peak_memory_bytes;
   result.product_rate = product_rate(device, config, options.products);
 
   const Clock::time_point start = Clock::now();

@@ -22,11 +22,12 @@ struct BlockSeconds {
 
 struct QuantizeBenchResult {
   std::vector<BlockSeconds> blocks;
-  double setup_seconds = 0.0;      // the streams' first tokens and memory
-  double floor_flops = 0.0;        // counted for one block (QuantizePlan)
-  double product_rate = 0.0;       // FLOP/s of one large dense product in the streams' precision
-  double projected_seconds = 0.0;  // the whole model: blocks after the first stand for the rest
-  int64_t peak_memory_bytes = 0;   // of the device
+  double setup_seconds = 0.0;        // the streams' first tokens and memory
+  double floor_flops = 0.0;          // counted for one block (QuantizePlan)
+  double product_rate = 0.0;         // FLOP/s of one large dense product in the streams' precision
+  double projected_seconds = 0.0;    // the whole model: blocks after the first stand for the rest
+  int64_t peak_memory_bytes = 0;     // of the device; on a CPU of the whole process
+  int64_t planned_memory_bytes = 0;  // QuantizePlan's formula for the whole model
   /// Seconds of a block that stands for the others.
   double block_seconds() const;
 };

@@ -1,6 +1,7 @@
 #include "text/chat_template.h"
 
 #include <array>
+#include <utility>
 
 #include "base/error.h"
 #include "base/file_io.h"
@@ -60,6 +61,25 @@ std::optional<std::string> source_of(const JsonView& config, std::string_view va
   return fallback;
 }
 
+/// The messages without fields that are null: many templates handle a missing field and would print
+/// "None" for one that is there. transformers drops them too.
+ordered_json without_nulls(const ordered_json& messages) {
+  if (!messages.is_array()) return messages;
+  ordered_json kept = ordered_json::array();
+  for (const ordered_json& message : messages) {
+    if (!message.is_object()) {
+      kept.push_back(message);
+      continue;
+    }
+    ordered_json fields = ordered_json::object();
+    for (const auto& [name, value] : message.items()) {
+      if (!value.is_null()) fields[name] = value;
+    }
+    kept.push_back(std::move(fields));
+  }
+  return kept;
+}
+
 bool is_special(const Tokenizer& tokenizer, int32_t id) {
   return tokenizer.token_bytes(id, false).empty() && !tokenizer.token_bytes(id, true).empty();
 }
@@ -71,7 +91,7 @@ ChatTemplate::ChatTemplate(std::string_view source, std::string name, ordered_js
 
 std::string ChatTemplate::render(const ordered_json& messages, const ChatOptions& options) const {
   ordered_json context = special_tokens_;
-  context["messages"] = messages;
+  context["messages"] = without_nulls(messages);
   context["tools"] = options.tools;
   context["documents"] = nullptr;
   context["add_generation_prompt"] = options.add_generation_prompt;

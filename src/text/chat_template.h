@@ -29,7 +29,8 @@ class ChatTemplate {
   /// is undefined in the template. Throws as jinja::Template does.
   ChatTemplate(std::string_view source, std::string name, nlohmann::ordered_json special_tokens);
 
-  /// The text of `messages`: a list of objects with role, content and what else the template reads.
+  /// The text of `messages`: a list of objects with role, content and what else the template reads;
+  /// fields that are null count as absent.
   /// It is to be encoded without what the tokenizer puts around a text. Throws as
   /// jinja::Template::render does.
   std::string render(const nlohmann::ordered_json& messages, const ChatOptions& options) const;

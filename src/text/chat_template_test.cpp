@@ -93,6 +93,14 @@ TEST(ChatTemplate, VariablesAndToolsReachTheTemplate) {
   EXPECT_EQ(chat.render(ordered_json::array(), options), "fFalse");
 }
 
+TEST(ChatTemplate, FieldsThatAreNullCountAsAbsent) {
+  const ChatTemplate chat("{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}", "t",
+                          ordered_json::object());
+  EXPECT_EQ(
+      chat.render({{{"role", "a"}, {"content", nullptr}}, {{"role", "b"}, {"content", "c"}}}, {}),
+      "abc");
+}
+
 TEST(ChatTemplate, TheTokenThatEndsATurnIsFoundByRenderingOne) {
   const auto tokenizer = load_tokenizer(testing::golden_path("tokenizer_smollm.json"));
   const auto end_of = [&](const char* source) {
