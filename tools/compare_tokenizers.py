@@ -4,7 +4,7 @@
 The reference is built here from the model: a GGUF's own tokens and merges (or scores) behind the
 pre-tokenizer that tokenizer.ggml.pre names, or a tokenizer.json. With --train, tokenizers of every
 kind are trained on the texts first, as tools/make_tokenizer_golden.py has them but larger, and
-written to a folder. Speeds are of processor time, on one thread. Needs `tokenizers`, `numpy`, and
+written to a folder; those that it holds already are kept. Speeds are of processor time, on one thread. Needs `tokenizers`, `numpy`, and
 `gguf` for GGUF.
 
 Usage: compare_tokenizers.py --program build/dev/tools/d2q_tokenize [--mixed MB]
@@ -124,7 +124,8 @@ def train(folder, texts, scale, chosen):
     for name in chosen or kinds.MAKERS:
         make = kinds.MAKERS[name]
         path = folder / f"{name}.json"
-        path.write_text(make().to_str())
+        if not path.exists():
+            path.write_text(make().to_str())
         paths.append(str(path))
         if name == "scored":
             paths.append(str(folder / "scored.gguf"))

@@ -67,8 +67,8 @@ CASES = {
                       "llama3", "llama3"),
     "SmolLM2": ("Llama", dict(tie_word_embeddings=True, rope_parameters=rope("default", 100000.0)), LLAMA, "smollm",
                 "smollm"),
-    "Mistral": ("Mistral", dict(sliding_window=None, rope_parameters=rope("default", 1e6)), LLAMA, "scored", "mistral"),
-    "Mistral, window": ("Mistral", dict(sliding_window=9, rope_parameters=rope("default")), OTHERS, "metaspace",
+    "Mistral": ("Mistral", dict(sliding_window=None, rope_parameters=rope("default", 1e6)), LLAMA, "metaspace", "mistral"),
+    "Mistral, window": ("Mistral", dict(sliding_window=9, rope_parameters=rope("default")), OTHERS, "scored",
                         "mistral"),
     "Qwen2": ("Qwen2", dict(rope_parameters=rope("default", 1e6)), OTHERS, "qwen2", "qwen2"),
     "Qwen3": ("Qwen3", dict(head_dim=32, rope_parameters=rope("default", 1e6)), OTHERS, "qwen2", "qwen3"),
@@ -255,8 +255,10 @@ class Prover:
     def gguf_in(self, name, folder, ids, original, tokenizer):
         if name == "OPT":
             return "llama.cpp has none"
-        if self.converter is None or tokenizer == "metaspace":
+        if self.converter is None:
             return "not run"
+        if name == "Mistral, window":
+            return "llama.cpp's files do not hold the window"
         self.converter.write(folder / "model", folder / "theirs.gguf", PRE.get(tokenizer))
         return self.error(f"{name}, gguf in", self.ours(folder / "theirs.gguf", ids), original)
 
@@ -286,10 +288,13 @@ class Prover:
         reference = Tokenizer.from_file(str(DATA / f"tokenizer_{tokenizer}.json"))
         specials = [token.content for token in reference.get_added_tokens_decoder().values()]
         equal, notes = True, io.StringIO()
-        with tempfile.NamedTemporaryFile(suffix=".txt") as file, contextlib.redirect_stdout(notes):
-            file.write(compare_tokenizers.mixed_bytes(int(self.mixed * 1e6), WORDS, specials, 1))
-            file.flush()
-            for model in models:
+        for model in models:
+            # GGUF cannot say that only a text's first word gets a mark: behind special tokens they differ.
+            first_only = tokenizer == "metaspace" and model.suffix == ".gguf"
+            text = compare_tokenizers.mixed_bytes(int(self.mixed * 1e6), WORDS, [] if first_only else specials, 1)
+            with tempfile.NamedTemporaryFile(suffix=".txt") as file, contextlib.redirect_stdout(notes):
+                file.write(text)
+                file.flush()
                 equal &= compare_tokenizers.compare(self.build / "tools/d2q_tokenize", str(model), reference,
                                                     file.name, 1)
         if not equal:
