@@ -14,8 +14,6 @@ import sys
 import numpy as np
 import torch
 import transformers
-from gguf import GGUFReader
-from gguf.quants import dequantize
 from safetensors.torch import load_file, save_file
 
 MODULES = {
@@ -38,7 +36,10 @@ def unpermute(weight, n_heads):
     return weight.reshape(n_heads, rows // n_heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
+# gguf is imported where it is needed: tools/prove_families.py takes names from here and has llama.cpp's own gguf.
 def load_model(reader):
+    from gguf.quants import dequantize
+
     def field(name):
         return reader.fields[f"llama.{name}"].contents()
 
@@ -78,6 +79,8 @@ def tokenize(reader, text):
 
 
 def reference(gguf, text_path, output, n_tokens=256):
+    from gguf import GGUFReader
+
     reader = GGUFReader(gguf)
     ids = tokenize(reader, open(text_path, encoding="utf-8").read(200_000))[:n_tokens]
     with torch.no_grad():

@@ -36,6 +36,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 import compare_tokenizers
+from compare_logits import hf_name, unpermute
 from make_logits_golden import randomise, rope
 from make_template_golden import CONVERSATIONS
 
@@ -92,6 +93,14 @@ def run(*command):
 
 def relative(a, b):
     return float(np.abs(a - b).max() / np.abs(b).max())
+
+
+def dequantize_q2_0(tensor):
+    """[rows, columns] f32 of blocks of 64: a half d, then 2-bit codes c, low bits first, for (c - 1) d."""
+    blocks = np.asarray(tensor.data, dtype=np.uint8).reshape(-1, 18)
+    scales = blocks[:, :2].copy().view(np.float16).astype(np.float32)
+    codes = (blocks[:, 2:, None] >> np.array([0, 2, 4, 6], dtype=np.uint8)) & 3
+    return ((codes.reshape(-1, 64).astype(np.float32) - 1) * scales).reshape(int(tensor.shape[1]), int(tensor.shape[0]))
 
 
 def write_model(folder, prefix, changes, tokenizer, template, generator):
@@ -326,6 +335,38 @@ class Prover:
         return f"{template} {len(expected)} {self.same(f'{name}, template', equal)}"
 
 
+    def prove_portable(self):
+        """--grid portable: every linear of the Q2_0 file is the packed one to the bit."""
+        prefix, changes, options, tokenizer, template = CASES["SmolLM2"]
+        folder = self.work / "portable"
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "model").mkdir(parents=True)
+        write_model(folder / "model", prefix, changes, tokenizer, template, self.generator)
+        program = self.build / "d2quant"
+        run(program, "quantize", folder / "model", "-o", folder / "packed", "--grid", "portable", "--group", 64,
+            "--calib", self.work / "text.txt", "--samples", 12, "--seq", 32, "--precision", "f32", "--force", *options)
+        run(program, "export", folder / "packed", "--to", "hf", "--type", "f32", "-o", folder / "hf")
+        run(program, "export", folder / "packed", "--to", "gguf", "--type", "q2_0", "-o", folder / "model.gguf")
+        weights = {}
+        for path in (folder / "hf").glob("*.safetensors"):
+            weights.update(load_file(path))
+        n_equal = n = 0
+        for tensor in self.converter.gguf.GGUFReader(str(folder / "model.gguf")).tensors:
+            if tensor.tensor_type != self.converter.gguf.GGMLQuantizationType.Q2_0:
+                continue
+            found = dequantize_q2_0(tensor)
+            for part, heads in ((".attn_q.", SIZES["num_attention_heads"]), (".attn_k.", SIZES["num_key_value_heads"])):
+                if part in tensor.name:
+                    found = unpermute(found, heads)
+            n, n_equal = n + 1, n_equal + np.array_equal(found, weights[hf_name(tensor.name)].numpy())
+        ids = torch.randint(0, 400, (48,), generator=self.generator).tolist()
+        line = f"q2_0 of --grid portable: {n_equal} of {n} linears {self.same('q2_0', n_equal == n > 0)} to the bit"
+        with contextlib.suppress(ImportError):
+            theirs = LlamaCpp(folder / "model.gguf", 64).logits(ids)
+            line += f"; llama.cpp's logits, its activations in 8 bits: {relative(theirs, self.ours(folder / 'packed', ids)):.0e}"
+        return line
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build")
@@ -343,6 +384,8 @@ def main():
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for name in args.case or CASES:
         print("| " + " | ".join(prover.prove(name)) + " |", flush=True)
+    if prover.converter and not args.case:
+        print("\n" + prover.prove_portable())
     for failure in prover.failed:
         print(f"FAILED: {failure}", file=sys.stderr)
     sys.exit(1 if prover.failed else 0)
