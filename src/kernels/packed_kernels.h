@@ -3,11 +3,13 @@
 // structs here.
 //
 // Activations. A column group is cut into blocks of at most 128 columns (4 steps of 32). A block of
-// x becomes integers q = round(x * levels / max|x|), so that x ≈ scale * q with scale = max|x| /
-// levels. "a16": levels = 32639, q = 256 high + low with signed bytes high and low, both the byte
-// operand of vpdpbusd and vpmaddubsw; the error is at most max|x| / 65278 an element, 2.4e-5 of a
-// Gaussian vector's norm. "a8": levels = 127 and high alone; the error is 6e-3 of the norm, and
-// half the products are spared.
+// x becomes integers q = round(x / scale), so that x ≈ scale * q. "a16": q = 256 high + low with
+// signed bytes high and low, both the byte operand of vpdpbusd and vpmaddubsw, so |q| <= 32639; and
+// the Σ |q| of every quad, the four columns 4p + b (p = 0 to 3) of an atom's 16 that share a byte
+// of the codes, is below 65536, so that sums of its subsets can be looked up in two bytes. scale is
+// the smallest that grants both: the largest of max|x| / 32639 and (a quad's Σ |x|) / 65528. The
+// error is at most scale / 2 an element, 2.8e-5 of a Gaussian vector's norm. "a8": scale = max|x| /
+// 127 and high alone; the error is 6e-3 of the norm, and half the products are spared.
 //
 // Mat-vec. For every row, block and code plane (uniform: the code itself) the dot product with q is
 // an exact integer below 2^31, for planes below 2^23. It meets the weights' parameters in f32 with
@@ -65,11 +67,10 @@ inline constexpr int64_t kBlockSteps = 4;     // steps of 32 columns that share 
 inline constexpr int64_t kTokensPerPass = 4;  // tokens of one mat_vec call at most
 inline constexpr float kLevels16 = 32639.0f;  // 127 * 256 + 127
 inline constexpr float kLevels8 = 127.0f;
+/// Four roundings up by half and those of f32 below 2^16.
+inline constexpr float kQuadLevels = 65528.0f;
 /// Blocks whose largest magnitude is below this count as zero: its reciprocal would overflow.
 inline constexpr float kSmallestActivation = 1e-30f;
-
-/// Bytes of the lookup tables (LookupKernels) of 16 columns.
-inline constexpr int64_t kLookupBytes = 192;
 
 /// Up to kTokensPerPass tokens as one or two int8 digits.
 struct QuantizedTokens {
@@ -80,8 +81,10 @@ struct QuantizedTokens {
   const float* sum = nullptr;    // [n_tokens, blocks]: Σ q
   int64_t token_stride = 0;      // padded columns
   int64_t block_stride = 0;      // blocks
-  const uint8_t* tables =
-      nullptr;  // [n_tokens, padded columns / 16, kLookupBytes], for lookups only
+  // For lookups only: [n_tokens, padded columns / 16, LookupKernels::table_bytes], and what the
+  // looked-up sums of each block are too large by, [n_tokens, blocks].
+  const uint8_t* tables = nullptr;
+  const int32_t* table_offset = nullptr;
 };
 
 /// One row tile of 16 rows. No alignment is assumed.
@@ -93,11 +96,16 @@ struct PackedTile {
   int64_t last_group_steps = 0;
 };
 
-/// Mat-vec of sign planes with 16-bit activations by looking up sums of four columns.
+/// Mat-vec of sign planes by looking up sums of some columns at once. A table has the sum of every
+/// subset, minus the smallest of them: 16 bits without a sign.
 struct LookupKernels {
-  /// The tables of 32 * n_steps columns: kLookupBytes for every 16.
-  void (*build_tables)(const int8_t* high, const int8_t* low, int64_t n_steps,
-                       uint8_t* tables) noexcept = nullptr;
+  int64_t table_bytes = 0;        // of 16 columns
+  int64_t max_tokens = 0;         // more share a code's bits better as products
+  bool for_8_bit_digits = false;  // whether this beats the products of a8, too
+  /// The tables of a block of 32 * n_steps columns; `low` is null for a8. Returns what a dot
+  /// product that adds their entries is too large by: Σ max(-q, 0).
+  int32_t (*build_tables)(const int8_t* high, const int8_t* low, int64_t n_steps,
+                          uint8_t* tables) noexcept = nullptr;
   /// y[n_tiles, 16] = the row tiles times one token, which has tables; its digits are not read. The
   /// same bits as PackedKernels::mat_vec. Tile i is at tile.codes + i * code_stride, tile.scales +
   /// i * scale_stride.
@@ -134,6 +142,7 @@ struct PackedKernels {
 extern const PackedKernels kPackedKernelsScalar;
 extern const PackedKernels kPackedKernelsAvx2;
 extern const PackedKernels kPackedKernelsAvx512;
+extern const LookupKernels kLookupKernelsAvx2;
 extern const LookupKernels kLookupKernelsAvx512Vbmi;
 
 }  // namespace d2q

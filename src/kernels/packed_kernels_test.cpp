@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <vector>
 
@@ -81,9 +83,32 @@ TEST_P(PackedKernelsTest, QuantizedActivationsAreWithinHalfAStep) {
   for (const float value : x) max = std::max(max, std::fabs(value));
   for (size_t i = 0; i < x.size(); ++i) {
     const double value = block.scale * (256.0 * block.high[i] + block.low[i]);
-    // Half a step of max / 32639, and three roundings of f32 on the way to the integer.
-    EXPECT_NEAR(value, x[i], max * (0.5 / 32639 + 4 * 6e-8)) << i;
+    // Half a step, and three roundings of f32 on the way to the integer.
+    EXPECT_NEAR(value, x[i], 0.5 * block.scale + max * 4 * 6e-8) << i;
   }
+}
+
+TEST_P(PackedKernelsTest, QuantizedGaussianActivationsAreNearAndTheirQuadsFitInTwoBytes) {
+  double error = 0.0, norm = 0.0;
+  Rng rng(5);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<float> x(128);
+    for (float& value : x) value = static_cast<float>(rng.gaussian());
+    // Where one value or one quad decides the scale.
+    if (round % 10 == 0) x[17] = 100.0f;
+    if (round % 10 == 1) x[17] = x[21] = x[25] = x[29] = 100.0f;
+    const Block block = quantized(kernels(), x);
+    std::vector<int> quads(32);
+    for (size_t i = 0; i < x.size(); ++i) {
+      const int q = 256 * block.high[i] + block.low[i];
+      quads[i / 16 * 4 + i % 4] += std::abs(q);
+      if (round % 10 < 2) continue;
+      error += std::pow(static_cast<double>(block.scale) * q - x[i], 2.0);
+      norm += std::pow(x[i], 2.0);
+    }
+    EXPECT_LT(*std::ranges::max_element(quads), 65536);
+  }
+  EXPECT_LT(std::sqrt(error / norm), 3e-5);
 }
 
 TEST_P(PackedKernelsTest, EightBitActivationsAreWithinHalfAStep) {
@@ -111,13 +136,14 @@ TEST_P(PackedKernelsTest, ZeroActivationsAreZero) {
   EXPECT_EQ(block.sum, 0.0f);
 }
 
-/// Digits at their extremes: every sum at the bound that the int16 accumulators are sized by.
+/// Digits at their extremes for the first two seeds: every sum at the bound that accumulators are
+/// sized by. `looked_up`: quads below 65536 (seeds 0 and 1: at it), as lookups need.
 struct Tokens {
   std::vector<int8_t> high, low;
   std::vector<float> scale, sum;
   QuantizedTokens view;
 
-  Tokens(const PackedGeometry& geometry, int64_t n_tokens, uint64_t seed) {
+  Tokens(const PackedGeometry& geometry, int64_t n_tokens, uint64_t seed, bool looked_up = false) {
     const int64_t padded = geometry.tile_steps * 32;
     const auto blocks_of = [](int64_t steps) { return (steps + kBlockSteps - 1) / kBlockSteps; };
     const int64_t blocks = (geometry.n_groups - 1) * blocks_of(geometry.group_steps) +
@@ -133,6 +159,13 @@ struct Tokens {
     for (int64_t i = 0; i < n_tokens * padded; ++i) {
       high.push_back(digit(-127));
       low.push_back(digit(-128));
+      if (!looked_up) continue;
+      const bool large = i / 4 % 2 == 0;  // two of each quad
+      const int q = seed == 0   ? (large ? 32639 : 128)
+                    : seed == 1 ? (large ? -32639 : -128)
+                                : (256 * high.back() + low.back()) / 2;
+      high.back() = static_cast<int8_t>((q + 128) >> 8);
+      low.back() = static_cast<int8_t>(q - 256 * high.back());
     }
     for (int64_t i = 0; i < n_tokens * blocks; ++i) {
       scale.push_back(static_cast<float>(rng.uniform() + 0.1));
@@ -193,14 +226,29 @@ TEST_P(PackedKernelsTest, LookedUpSumsHaveTheBitsOfTheScalarProducts) {
                                            {513, 256}}) {
       // Three row tiles: a pair and one alone.
       const PackedLayout layout{PackedKind::kSignPlanes, planes, 48, cols, group_size};
-      for (uint64_t seed = 0; seed < 4; ++seed) {
+      for (uint64_t run = 0; run < 8; ++run) {
+        const uint64_t seed = run / 2;
+        const bool eight_bits = run % 2 == 1;
+        if (eight_bits && !lookup->for_8_bit_digits) continue;
         PackedStorage w = random_packed(layout, seed);
         if (seed < 2) std::fill(w.codes.begin(), w.codes.end(), uint8_t{0xff});
         const PackedGeometry geometry = geometry_of(layout);
-        Tokens tokens(geometry, 1, seed);
-        std::vector<uint8_t> tables(tokens.high.size() / 16 * kLookupBytes);
-        lookup->build_tables(tokens.view.high, tokens.view.low, geometry.tile_steps, tables.data());
+        Tokens tokens(geometry, 1, seed, true);
+        if (eight_bits) tokens.view.low = nullptr;
+        std::vector<uint8_t> tables(tokens.high.size() / 16 *
+                                    static_cast<size_t>(lookup->table_bytes));
+        std::vector<int32_t> offsets;
+        for (int64_t group = 0, step = 0; group < geometry.n_groups; ++group) {
+          for (int64_t left = geometry.steps_of(group); left > 0; left -= kBlockSteps) {
+            const int64_t n_steps = std::min(left, kBlockSteps);
+            offsets.push_back(lookup->build_tables(
+                tokens.view.high + 32 * step, eight_bits ? nullptr : tokens.view.low + 32 * step,
+                n_steps, tables.data() + 2 * step * lookup->table_bytes));
+            step += n_steps;
+          }
+        }
         tokens.view.tables = tables.data();
+        tokens.view.table_offset = offsets.data();
         std::vector<float> expected(48), found(48);
         const auto tile = [&](int64_t i) {
           return PackedTile{w.codes.data() + i * geometry.tile_code_bytes,
@@ -215,7 +263,7 @@ TEST_P(PackedKernelsTest, LookedUpSumsHaveTheBitsOfTheScalarProducts) {
         for (size_t i = 0; i < found.size(); ++i) {
           ASSERT_EQ(std::bit_cast<uint32_t>(found[i]), std::bit_cast<uint32_t>(expected[i]))
               << planes << " planes, cols " << cols << " group " << group_size << " seed " << seed
-              << " at " << i;
+              << " at " << i << (eight_bits ? " a8" : " a16");
         }
       }
     }

@@ -48,6 +48,27 @@ void store_digits(int8_t* out, __m256i values) noexcept {
   _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm_packs_epi16(words, words));
 }
 
+float larger(float a, float b) noexcept { return a < b ? b : a; }
+
+/// The largest Σ |x| / kQuadLevels of a quad.
+float largest_quad(const float* x, int64_t n_steps) noexcept {
+  const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+  const __m256 part = _mm256_set1_ps(1.0f / 65536.0f);  // as in the specification
+  __m128 largest = _mm_setzero_ps();
+  for (int64_t i = 0; i < 32 * n_steps; i += 16) {
+    // Lanes of four columns b: p = 0, 1 and p = 2, 3.
+    const __m256 low_half = _mm256_mul_ps(_mm256_and_ps(_mm256_loadu_ps(x + i), magnitude), part);
+    const __m256 high_half =
+        _mm256_mul_ps(_mm256_and_ps(_mm256_loadu_ps(x + i + 8), magnitude), part);
+    const __m256 pairs = _mm256_add_ps(low_half, high_half);
+    const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
+    largest = _mm_max_ps(largest, sums);
+  }
+  largest = _mm_max_ps(largest, _mm_movehl_ps(largest, largest));
+  largest = _mm_max_ss(largest, _mm_shuffle_ps(largest, largest, 1));
+  return _mm_cvtss_f32(largest) * (65536.0f / kQuadLevels);
+}
+
 void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, float* scale,
                     float* sum) noexcept {
   const int64_t n_vectors = n_steps * 4;
@@ -62,8 +83,9 @@ void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, 
   __builtin_memcpy(&max, &largest_bits, 4);
   const bool finite = largest_bits < 0x7f800000u;
   const bool zero = !finite || max < kSmallestActivation;
-  const float levels = low == nullptr ? kLevels8 : kLevels16;
-  const __m256 inverse = _mm256_set1_ps(zero ? 0.0f : levels / max);
+  float unit = max * (1.0f / (low == nullptr ? kLevels8 : kLevels16));
+  if (low != nullptr && !zero) unit = larger(unit, largest_quad(x, n_steps));
+  const __m256 inverse = _mm256_set1_ps(zero ? 0.0f : 1.0f / unit);
   const __m256i keep = _mm256_set1_epi32(finite ? -1 : 0);
   __m256i total = _mm256_setzero_si256();
   for (int64_t i = 0; i < n_vectors; ++i) {
@@ -77,7 +99,7 @@ void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, 
     }
     store_digits(high + 8 * i, h);
   }
-  *scale = finite ? (zero ? 0.0f : max * (1.0f / levels)) : __builtin_nanf("");
+  *scale = finite ? (zero ? 0.0f : unit) : __builtin_nanf("");
   *sum = static_cast<float>(sum_lanes(total));
 }
 
@@ -428,6 +450,7 @@ const PackedKernels kPackedKernelsAvx2 = {
     {dequantize<kUniform2, uint16_t>, dequantize<kUniform3, uint16_t>,
      dequantize<kUniform4, uint16_t>, dequantize<kUniform6, uint16_t>,
      dequantize<kUniform8, uint16_t>, dequantize<kSignPlanes2, uint16_t>,
-     dequantize<kSignPlanes3, uint16_t>}};
+     dequantize<kSignPlanes3, uint16_t>},
+    &kLookupKernelsAvx2};
 
 }  // namespace d2q

@@ -22,6 +22,25 @@ constexpr int kBitsOf = bits_of(kFormat);
 template <PackedFormat kFormat>
 constexpr int64_t kStepBytesOf = step_bytes(kBitsOf<kFormat>);
 
+float larger(float a, float b) noexcept { return a < b ? b : a; }
+
+/// The largest Σ |x| / kQuadLevels of a quad.
+float largest_quad(const float* x, int64_t n_steps) noexcept {
+  const __m512 part = _mm512_set1_ps(1.0f / 65536.0f);  // as in the specification
+  __m128 largest = _mm_setzero_ps();
+  for (int64_t i = 0; i < 32 * n_steps; i += 16) {
+    // Lanes of four columns b, p = 0 to 3.
+    const __m512 parts = _mm512_mul_ps(_mm512_abs_ps(_mm512_loadu_ps(x + i)), part);
+    const __m256 pairs =
+        _mm256_add_ps(_mm512_castps512_ps256(parts), _mm512_extractf32x8_ps(parts, 1));
+    const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
+    largest = _mm_max_ps(largest, sums);
+  }
+  largest = _mm_max_ps(largest, _mm_movehl_ps(largest, largest));
+  largest = _mm_max_ss(largest, _mm_shuffle_ps(largest, largest, 1));
+  return _mm_cvtss_f32(largest) * (65536.0f / kQuadLevels);
+}
+
 void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, float* scale,
                     float* sum) noexcept {
   const int64_t n_vectors = n_steps * 2;
@@ -36,8 +55,9 @@ void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, 
   __builtin_memcpy(&max, &largest_bits, 4);
   const bool finite = largest_bits < 0x7f800000u;
   const bool zero = !finite || max < kSmallestActivation;
-  const float levels = low == nullptr ? kLevels8 : kLevels16;
-  const __m512 inverse = _mm512_set1_ps(zero ? 0.0f : levels / max);
+  float unit = max * (1.0f / (low == nullptr ? kLevels8 : kLevels16));
+  if (low != nullptr && !zero) unit = larger(unit, largest_quad(x, n_steps));
+  const __m512 inverse = _mm512_set1_ps(zero ? 0.0f : 1.0f / unit);
   const __mmask16 keep = finite ? __mmask16(0xffff) : __mmask16(0);
   __m512i total = _mm512_setzero_si512();
   for (int64_t i = 0; i < n_vectors; ++i) {
@@ -52,11 +72,17 @@ void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, 
     }
     _mm_storeu_si128(reinterpret_cast<__m128i*>(high + 16 * i), _mm512_cvtepi32_epi8(h));
   }
-  *scale = finite ? (zero ? 0.0f : max * (1.0f / levels)) : __builtin_nanf("");
+  *scale = finite ? (zero ? 0.0f : unit) : __builtin_nanf("");
   *sum = static_cast<float>(_mm512_reduce_add_epi32(total));
 }
 
 __m512i byte_mask(int bits) noexcept { return _mm512_set1_epi8(static_cast<char>(bits)); }
+
+/// Lanes shifted left, or right where n is negative.
+__m512i shift_left(__m512i lanes, int n) noexcept {
+  return n >= 0 ? _mm512_slli_epi32(lanes, static_cast<unsigned>(n))
+                : _mm512_srli_epi32(lanes, static_cast<unsigned>(-n));
+}
 
 __m512i broadcast_columns(const int8_t* x) noexcept {
   int32_t four = 0;
@@ -129,19 +155,17 @@ struct BlockDots {
       values[1] = _mm512_and_si512(codes, byte_mask(2 << shift));
       if constexpr (kBits == 3) {
         const __m512i third = _mm512_loadu_si512(step + 2 * kAtomBytes);
-        const __m512i aligned = _mm512_rol_epi32(third, (32 + shift - bit) % 32);
+        const __m512i aligned = shift_left(third, shift - bit);
         values[2] = _mm512_and_si512(aligned, byte_mask(1 << shift));
       }
     } else if constexpr (kBits == 3) {
       const __m512i third = _mm512_loadu_si512(step + 2 * kAtomBytes);
-      const __m512i high_bit =
-          _mm512_and_si512(_mm512_rol_epi32(third, (34 - bit) % 32), byte_mask(4));
+      const __m512i high_bit = _mm512_and_si512(shift_left(third, 2 - bit), byte_mask(4));
       const __m512i field = _mm512_srli_epi32(codes, static_cast<unsigned>(shift));
       values[0] = _mm512_ternarylogic_epi32(high_bit, field, byte_mask(3), 0xf8);
     } else if constexpr (kBits == 6) {
       const __m512i top = _mm512_loadu_si512(step + (4 + bit / 4) * kAtomBytes);
-      const __m512i top_bits =
-          _mm512_and_si512(_mm512_rol_epi32(top, (36 - bit % 4 * 2) % 32), byte_mask(0x30));
+      const __m512i top_bits = _mm512_and_si512(shift_left(top, 4 - bit % 4 * 2), byte_mask(0x30));
       const __m512i field = _mm512_srli_epi32(codes, static_cast<unsigned>(shift));
       values[0] = _mm512_ternarylogic_epi32(top_bits, field, byte_mask(15), 0xf8);
     } else if constexpr (kBits == 8) {

@@ -2,11 +2,11 @@
 //
 // A 16-bit activation takes two byte products for every plane, and the planes of a four-column quad
 // pay for each alone: 16 vpdpbusd for the 64 bytes of an atom of two planes. But a plane's bits of
-// four columns have only 16 different sums. The four columns here are those that share a byte of
-// the codes (column 4p + b of the atom for p = 0 to 3), and the four bytes b of a dword have a
-// table of 16 sums each: 64 entries, one vpermb. A sum of four 16-bit integers has 18 bits, so
-// there are three tables of bytes, and vpdpbusd with ones adds the four bytes' sums to their row.
-// That is 6 lookups and 6 additions an atom instead of 16 products, with the same integers.
+// a quad, four columns that share a byte of the codes, have only 16 different sums, and the four
+// bytes b of a dword have a table of 16 sums each: 64 entries, one vpermb. Without their smallest
+// the sums have 16 bits, so there are two tables of bytes, and vpdpbusd with ones adds the four
+// bytes' sums to their row. That is 4 lookups and 4 additions an atom instead of 16 products, with
+// the same integers.
 #include <cstdint>
 
 #include "codec/packed_atoms.h"
@@ -19,7 +19,8 @@ namespace {
 
 constexpr int64_t kRows = 16;
 constexpr int64_t kPrefetchBytes = 4096;
-constexpr int kTables = 3;  // bytes of a sum: low, middle, high (signed)
+constexpr int kTables = 2;  // bytes of a sum: low, high
+constexpr int64_t kTableBytes = 64 * kTables;
 
 /// Bit matrices for gf2p8affineqb that gather four bits of each byte in its low half.
 constexpr long long kEvenBits = 0x0104104000000000;
@@ -27,31 +28,31 @@ constexpr long long kOddBits = 0x0208208000000000;
 constexpr long long kLowBits = 0x0102040800000000;
 constexpr long long kHighBits = 0x1020408000000000;
 
-/// The sums of every subset of the columns 4p + b (p = 0 to 3), subset n in lane n.
-__m512i subset_sums(const int8_t* high, const int8_t* low, int b) noexcept {
+int32_t build_tables(const int8_t* high, const int8_t* low, int64_t n_steps,
+                     uint8_t* tables) noexcept {
   constexpr __mmask16 kSubsetsWith[4] = {0xaaaa, 0xcccc, 0xf0f0, 0xff00};
-  __m512i sums = _mm512_setzero_si512();
-  D2Q_UNROLL
-  for (int p = 0; p < 4; ++p) {
-    const __m512i q = _mm512_set1_epi32(256 * high[4 * p + b] + low[4 * p + b]);
-    sums = _mm512_mask_add_epi32(sums, kSubsetsWith[p], sums, q);
-  }
-  return sums;
-}
-
-void build_tables(const int8_t* high, const int8_t* low, int64_t n_steps,
-                  uint8_t* tables) noexcept {
+  int32_t offset = 0;
   for (int64_t atom = 0; atom < 2 * n_steps; ++atom) {
     for (int b = 0; b < 4; ++b) {
-      const __m512i sums = subset_sums(high + 16 * atom, low + 16 * atom, b);
-      uint8_t* out = tables + atom * kLookupBytes + 16 * b;
+      // The sums of every subset of the columns 4p + b (p = 0 to 3), subset n in lane n.
+      __m512i sums = _mm512_setzero_si512();
+      int32_t smallest = 0;
+      D2Q_UNROLL
+      for (int p = 0; p < 4; ++p) {
+        const int64_t column = 16 * atom + 4 * p + b;
+        const int32_t q = low == nullptr ? high[column] : 256 * high[column] + low[column];
+        sums = _mm512_mask_add_epi32(sums, kSubsetsWith[p], sums, _mm512_set1_epi32(q));
+        smallest += q < 0 ? q : 0;
+      }
+      sums = _mm512_sub_epi32(sums, _mm512_set1_epi32(smallest));
+      offset -= smallest;
+      uint8_t* out = tables + atom * kTableBytes + 16 * b;
       _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(sums));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 64),
-                       _mm512_cvtepi32_epi8(_mm512_srai_epi32(sums, 8)));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 128),
-                       _mm512_cvtepi32_epi8(_mm512_srai_epi32(sums, 16)));
+                       _mm512_cvtepi32_epi8(_mm512_srli_epi32(sums, 8)));
     }
   }
+  return offset;
 }
 
 __m512 load_half16(const uint16_t* halves) noexcept {
@@ -66,13 +67,13 @@ template <int kPlanes, int kTiles>
 struct LookedUpDots {
   __m512i sums[kTiles][kPlanes][kTables];
 
-  void clear() noexcept {
+  explicit LookedUpDots(int32_t offset) noexcept {
     D2Q_UNROLL
     for (int tile = 0; tile < kTiles; ++tile) {
       D2Q_UNROLL
       for (int k = 0; k < kPlanes; ++k) {
-        D2Q_UNROLL
-        for (int i = 0; i < kTables; ++i) sums[tile][k][i] = _mm512_setzero_si512();
+        sums[tile][k][0] = _mm512_set1_epi32(-offset);
+        sums[tile][k][1] = _mm512_setzero_si512();
       }
     }
   }
@@ -85,7 +86,7 @@ struct LookedUpDots {
       __m512i table[kTables];
       D2Q_UNROLL
       for (int i = 0; i < kTables; ++i) {
-        table[i] = _mm512_loadu_si512(tables + atom * kLookupBytes + 64 * i);
+        table[i] = _mm512_loadu_si512(tables + atom * kTableBytes + 64 * i);
         pin(table[i]);
       }
       D2Q_UNROLL
@@ -105,7 +106,6 @@ struct LookedUpDots {
           __m512i* sum = sums[tile][k];
           sum[0] = _mm512_dpbusd_epi32(sum[0], _mm512_permutexvar_epi8(index, table[0]), ones);
           sum[1] = _mm512_dpbusd_epi32(sum[1], _mm512_permutexvar_epi8(index, table[1]), ones);
-          sum[2] = _mm512_dpbusd_epi32(sum[2], ones, _mm512_permutexvar_epi8(index, table[2]));
         }
       }
     }
@@ -113,8 +113,7 @@ struct LookedUpDots {
 
   __m512 dot(int tile, int k) const noexcept {
     const __m512i* sum = sums[tile][k];
-    const __m512i middle = _mm512_add_epi32(_mm512_slli_epi32(sum[2], 8), sum[1]);
-    return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(middle, 8), sum[0]));
+    return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(sum[1], 8), sum[0]));
   }
 };
 
@@ -137,8 +136,7 @@ void mat_vec_tiles(const PackedTile& tile, int64_t code_stride, int64_t scale_st
     int64_t left = group + 1 == tile.n_groups ? tile.last_group_steps : tile.group_steps;
     for (; left > 0; left -= kBlockSteps, ++block) {
       const int64_t n_steps = left < kBlockSteps ? left : kBlockSteps;
-      LookedUpDots<kPlanes, kTiles> dots;
-      dots.clear();
+      LookedUpDots<kPlanes, kTiles> dots(x.table_offset[block]);
       for (int64_t s = 0; s < n_steps; ++s) {
         D2Q_UNROLL
         for (int i = 0; i < kTiles; ++i) {
@@ -151,7 +149,7 @@ void mat_vec_tiles(const PackedTile& tile, int64_t code_stride, int64_t scale_st
         }
         dots.add_step(step, code_stride, tables);
         step += kStepBytes;
-        tables += 2 * kLookupBytes;
+        tables += 2 * kTableBytes;
       }
       const __m512 scale = _mm512_set1_ps(x.scale[block]);
       const __m512 sum = _mm512_set1_ps(x.sum[block]);
@@ -187,7 +185,7 @@ void mat_vec_lookup(const PackedTile& tile, int64_t n_tiles, int64_t code_stride
 
 }  // namespace
 
-const LookupKernels kLookupKernelsAvx512Vbmi = {build_tables,
-                                                {mat_vec_lookup<2>, mat_vec_lookup<3>}};
+const LookupKernels kLookupKernelsAvx512Vbmi = {
+    kTableBytes, 4, true, build_tables, {mat_vec_lookup<2>, mat_vec_lookup<3>}};
 
 }  // namespace d2q

@@ -255,8 +255,10 @@ void multiply_all_panels(ThreadPool& pool, const PackedKernels& kernels, const T
 }  // namespace
 
 bool PackedMultiplier::uses_lookup(const PackedLayout& layout, int64_t n_tokens) const {
-  return kernels_.lookup != nullptr && activations_ == ActivationBits::k16 &&
-         layout.kind == PackedKind::kSignPlanes && n_tokens <= kMaxLookupTokens;
+  const LookupKernels* lookup = kernels_.lookup;
+  return lookup != nullptr && layout.kind == PackedKind::kSignPlanes &&
+         n_tokens <= lookup->max_tokens &&
+         (activations_ == ActivationBits::k16 || lookup->for_8_bit_digits);
 }
 
 void PackedMultiplier::multiply_codes(const Tensor& x,

@@ -45,8 +45,6 @@ class PackedMultiplier {
 
  private:
   static constexpr size_t kMaxFusedProducts = 4;
-  // More tokens share the digits of a code better than its lookups.
-  static constexpr int64_t kMaxLookupTokens = 4;
 
   bool uses_lookup(const PackedLayout& layout, int64_t n_tokens) const;
   void multiply_codes(const Tensor& x, std::span<const PackedProductView> products);

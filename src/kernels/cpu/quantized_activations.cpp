@@ -36,8 +36,12 @@ void QuantizedActivations::assign(ThreadPool& pool, const PackedKernels& kernels
   low_ = options.low_digits ? low_memory_.reserve<int8_t>(n_tokens * padded_) : nullptr;
   scale_ = scale_memory_.reserve<float>(n_tokens * n_blocks_);
   sum_ = sum_memory_.reserve<float>(n_tokens * n_blocks_);
-  tables_ = options.tables ? table_memory_.reserve<uint8_t>(n_tokens * padded_ / 16 * kLookupBytes)
-                           : nullptr;
+  tables_ = nullptr;
+  if (options.tables) {
+    token_table_bytes_ = padded_ / 16 * kernels.lookup->table_bytes;
+    tables_ = table_memory_.reserve<uint8_t>(n_tokens * token_table_bytes_);
+    table_offset_ = offset_memory_.reserve<int32_t>(n_tokens * n_blocks_);
+  }
   const int64_t task_groups = std::max<int64_t>(1, kTaskColumns / layout.group_size);
   const int64_t n_segments = (geometry_.n_groups + task_groups - 1) / task_groups;
   pool.parallel_for(n_tokens * n_segments, [&](int64_t task, int) {
@@ -68,8 +72,8 @@ void QuantizedActivations::quantize_groups(const PackedKernels& kernels, const T
       kernels.quantize_block(in_place ? x.data<float>() + begin : padded.data(), n_steps,
                              high_ + offset, low, scale_ + block, sum_ + block);
       if (tables_ != nullptr) {
-        kernels.lookup->build_tables(high_ + offset, low, n_steps,
-                                     tables_ + offset / 16 * kLookupBytes);
+        table_offset_[block] = kernels.lookup->build_tables(
+            high_ + offset, low, n_steps, tables_ + offset / 16 * kernels.lookup->table_bytes);
       }
       offset += n_steps * kStepColumns;
       ++block;
@@ -86,7 +90,10 @@ QuantizedTokens QuantizedActivations::tokens(int64_t first, int64_t count) const
   result.sum = sum_ + first * n_blocks_;
   result.token_stride = padded_;
   result.block_stride = n_blocks_;
-  result.tables = tables_ == nullptr ? nullptr : tables_ + first * padded_ / 16 * kLookupBytes;
+  if (tables_ != nullptr) {
+    result.tables = tables_ + first * token_table_bytes_;
+    result.table_offset = table_offset_ + first * n_blocks_;
+  }
   return result;
 }
 

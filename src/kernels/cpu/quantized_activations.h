@@ -15,7 +15,7 @@ class QuantizedActivations {
  public:
   struct Options {
     bool low_digits = true;  // a16; false: a8
-    bool tables = false;     // for lookups; with low digits only
+    bool tables = false;     // for lookups
   };
 
   /// x [T, layout.cols], f32 or bf16. Equal for every layout of the same columns and group size.
@@ -36,8 +36,11 @@ class QuantizedActivations {
   int8_t* low_ = nullptr;
   float* scale_ = nullptr;
   float* sum_ = nullptr;
+  int64_t token_table_bytes_ = 0;
   uint8_t* tables_ = nullptr;
-  ScratchBuffer high_memory_, low_memory_, scale_memory_, sum_memory_, table_memory_;
+  int32_t* table_offset_ = nullptr;
+  ScratchBuffer high_memory_, low_memory_, scale_memory_, sum_memory_, table_memory_,
+      offset_memory_;
 };
 
 }  // namespace d2q

@@ -1,4 +1,5 @@
 // The packed kernels in plain C++: the specification of the other tables.
+#include <algorithm>
 #include <bit>
 #include <cmath>
 
@@ -15,6 +16,22 @@ constexpr PackedKind kind_of(PackedFormat format) {
   return is_sign_planes(format) ? PackedKind::kSignPlanes : PackedKind::kUniform;
 }
 
+/// The largest Σ |x| / kQuadLevels of a quad, added up in the order in which vectors halve. Scaled
+/// by a power of two first, so that it cannot overflow and a fused multiply-add gives the same.
+float largest_quad(const float* x, int64_t size) noexcept {
+  const auto part = [](float value) { return std::fabs(value) * (1.0f / 65536.0f); };
+  float largest = 0.0f;
+  for (int64_t atom = 0; atom < size; atom += 16) {
+    for (int b = 0; b < 4; ++b) {
+      const float* quad = x + atom + b;
+      const float even = part(quad[0]) + part(quad[8]);
+      const float odd = part(quad[4]) + part(quad[12]);
+      largest = std::max(largest, even + odd);
+    }
+  }
+  return largest * (65536.0f / kQuadLevels);
+}
+
 void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, float* scale,
                     float* sum) noexcept {
   const int64_t size = n_steps * kStepColumns;
@@ -27,8 +44,9 @@ void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, 
   const float max = std::bit_cast<float>(largest);
   const bool finite = largest < 0x7f800000u;
   const bool zero = !finite || max < kSmallestActivation;
-  const float levels = low == nullptr ? kLevels8 : kLevels16;
-  const float inverse = zero ? 0.0f : levels / max;
+  float unit = max * (1.0f / (low == nullptr ? kLevels8 : kLevels16));
+  if (low != nullptr && !zero) unit = std::max(unit, largest_quad(x, size));
+  const float inverse = zero ? 0.0f : 1.0f / unit;
   int32_t total = 0;
   for (int64_t i = 0; i < size; ++i) {
     const auto q = static_cast<int32_t>(finite ? std::nearbyint(x[i] * inverse) : 0.0f);
@@ -37,7 +55,7 @@ void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, 
     high[i] = static_cast<int8_t>(high_digit);
     if (low != nullptr) low[i] = static_cast<int8_t>(q - 256 * high_digit);
   }
-  *scale = finite ? (zero ? 0.0f : max * (1.0f / levels)) : std::bit_cast<float>(0x7fc00000u);
+  *scale = finite ? (zero ? 0.0f : unit) : std::bit_cast<float>(0x7fc00000u);
   *sum = static_cast<float>(total);
 }
 
