@@ -26,7 +26,8 @@ def main():
     print("|---|---|---|---|---|---|---|")
     for (model, threads, name), row in rows.items():
         share = f"{100 * row['share']:.0f}%" if "share" in row else ""
-        cells = ["{:.1f} ± {:.1f}".format(*row[what]) for what in ("prefill", "decode")]
+        cells = ["{:.1f} ± {:.1f}".format(*row[what]) if what in row else ""
+                 for what in ("prefill", "decode")]
         print(f"| {model} | {threads} | {name} | {row['bytes'] / 1e6:.0f} | {cells[0]} | {cells[1]} |"
               f" {share} |")
 

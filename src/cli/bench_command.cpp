@@ -146,6 +146,7 @@ void bench_decode_command(const DecodeCommand& command, const GlobalOptions& glo
     generating = measure_decode(runtime.device(), runtime.pool(), transformer,
                                 {.tokens = command.options.steps,
                                  .past = command.options.context,
+                                 .cache = command.options.cache,
                                  .repeats = command.repeats});
   }
   if (command.json) {
@@ -164,9 +165,8 @@ void bench_decode_command(const DecodeCommand& command, const GlobalOptions& glo
 void bench_prefill(const PrefillCommand& command, const GlobalOptions& global) {
   const auto source = command.source.open();
   Runtime runtime(global);
-  const bool bf16 = command.precision == "bf16" ||
-                    (command.precision == "auto" && runtime.device().has_fast_bf16());
-  const DType precision = bf16 ? DType::kBF16 : DType::kF32;
+  const DType precision = fast_products(runtime, command.precision);
+  const bool bf16 = precision == DType::kBF16;
   Transformer transformer(runtime.device(), source, precision);
   const ModelSpeed speed =
       measure_prefill(runtime.device(), runtime.pool(), transformer, command.options, precision,
@@ -283,6 +283,7 @@ void add_decode_bench(CLI::App& parent, Program& program) {
   app.add_option("--context", command->options.context, "Tokens before the first decoded one")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+  add_cache_option(app, command->options.cache);
   app.add_option("--steps", command->options.steps, "Steps that are timed")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));

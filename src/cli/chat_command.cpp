@@ -37,6 +37,7 @@ struct ChatCommand {
   std::string template_file;
   std::vector<std::string> variables;
   std::string precision = "auto";
+  CacheType cache = CacheType::kF16;
   GenerateOptions options;
   int64_t context = 0;
 };
@@ -208,14 +209,14 @@ void chat(ChatCommand& command, const GlobalOptions& global) {
   check_model_exists(command.model);
   const ChatTemplate chat_template = find_template(command);
   Runtime runtime(global);
-  LoadedModel model(runtime, command.model, command.precision);
+  LoadedModel model(runtime, command.model, fast_products(runtime, command.precision));
   const ModelConfig& config = model.source->config();
   constexpr int64_t kDefaultContext = 4096;
   int64_t context = command.context > 0 ? command.context : kDefaultContext;
   if (config.max_positions > 0) context = std::min(context, config.max_positions);
   command.options.stop_tokens = config.eos_tokens;
   command.options.should_stop = interrupted;
-  const auto sequence = make_sequence(runtime.device(), model.transformer, context);
+  const auto sequence = make_sequence(runtime.device(), model.transformer, context, command.cache);
   ChatSession session(*sequence, *model.tokenizer, chat_template, command.options,
                       std::move(variables));
   session.set_system(command.system);
@@ -249,7 +250,9 @@ void add_chat_command(CLI::App& app, Program& program) {
                   "Size of the context in tokens; 0 is 4096, or the model's where that is less")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
-  add_precision_option(chat_app, command->precision, "bf16 on a GPU, else f32");
+  add_cache_option(chat_app, command->cache);
+  add_precision_option(chat_app, command->precision,
+                       "bf16 where the device is faster with it, else f32");
   chat_app.callback([command, &program] {
     program.action = [command, &program] { chat(*command, program.global); };
   });

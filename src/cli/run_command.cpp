@@ -22,6 +22,7 @@ struct RunCommand {
   std::string prompt;
   std::string prompt_file;
   std::string precision = "auto";
+  CacheType cache = CacheType::kF16;
   GenerateOptions options;
   int64_t context = 0;
   bool ignore_eos = false;
@@ -52,7 +53,7 @@ void generate_text(RunCommand& command, const GlobalOptions& global) {
   as_usage([&] { validate(command.options.sampling); });
   check_model_exists(command.model);
   Runtime runtime(global);
-  LoadedModel model(runtime, command.model, command.precision);
+  LoadedModel model(runtime, command.model, fast_products(runtime, command.precision));
   const ModelConfig& config = model.source->config();
   const auto prompt = model.tokenizer->encode(command.prompt, /*add_special=*/true);
   int64_t context =
@@ -60,8 +61,8 @@ void generate_text(RunCommand& command, const GlobalOptions& global) {
   if (command.context > 0) context = command.context;
   if (config.max_positions > 0) context = std::min(context, config.max_positions);
   if (!command.ignore_eos) command.options.stop_tokens = config.eos_tokens;
-  const auto sequence =
-      make_sequence(runtime.device(), model.transformer, std::max<int64_t>(context, 1));
+  const auto sequence = make_sequence(runtime.device(), model.transformer,
+                                      std::max<int64_t>(context, 1), command.cache);
   const GenerateResult result =
       generate(*sequence, *model.tokenizer, prompt, command.options, [&](std::string_view piece) {
         if (!command.json) {
@@ -103,7 +104,9 @@ void add_run_command(CLI::App& app, Program& program) {
       ->capture_default_str()
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
   run.add_flag("--ignore-eos", command->ignore_eos, "Go on after the model's end-of-text token");
-  add_precision_option(run, command->precision, "bf16 on a GPU, else f32");
+  add_cache_option(run, command->cache);
+  add_precision_option(run, command->precision,
+                       "bf16 where the device is faster with it, else f32");
   run.add_option("--logprobs", command->options.n_log_probabilities,
                  "With --json: log-probabilities of each token and of the N best ones")
       ->check(CLI::Range(0, 1000));

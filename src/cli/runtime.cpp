@@ -1,5 +1,6 @@
 #include "cli/runtime.h"
 
+#include <map>
 #include <system_error>
 
 #include "base/error.h"
@@ -66,10 +67,30 @@ void add_precision_option(CLI::App& command, std::string& precision,
       ->check(CLI::IsMember({"f32", "bf16", "auto"}));
 }
 
+void add_cache_option(CLI::App& command, CacheType& cache) {
+  static const std::map<std::string, CacheType> kTypes = {{"f16", CacheType::kF16},
+                                                          {"int8", CacheType::kInt8}};
+  command
+      .add_option_function<std::string>(
+          "--kv", [&cache](const std::string& name) { cache = kTypes.at(name); },
+          "Keys and values of the context: f16, or int8, on the CPU, in half the memory")
+      ->default_str("f16")
+      ->check(CLI::IsMember({"f16", "int8"}));
+}
+
+DType fast_products(Runtime& runtime, const std::string& precision) {
+  const bool bf16 =
+      precision == "bf16" || (precision == "auto" && runtime.device().has_fast_bf16());
+  return bf16 ? DType::kBF16 : DType::kF32;
+}
+
 LoadedModel::LoadedModel(Runtime& runtime, const std::filesystem::path& path,
                          const std::string& precision)
+    : LoadedModel(runtime, path, products_of(runtime, precision)) {}
+
+LoadedModel::LoadedModel(Runtime& runtime, const std::filesystem::path& path, DType products)
     : source(open_existing(path)),
       tokenizer(load_tokenizer(path)),
-      transformer(runtime.device(), source, products_of(runtime, precision)) {}
+      transformer(runtime.device(), source, products) {}
 
 }  // namespace d2q::cli

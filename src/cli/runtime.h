@@ -37,8 +37,15 @@ ActivationBits activations_of(const GlobalOptions& options);
 void add_precision_option(CLI::App& command, std::string& precision,
                           const std::string& auto_meaning);
 
+/// `--kv f16|int8`.
+void add_cache_option(CLI::App& command, CacheType& cache);
+
+/// What `--precision` says where auto is the faster one: for generating, not for measuring quality.
+DType fast_products(Runtime& runtime, const std::string& precision);
+
 /// A model with its tokenizer, ready to run; precision auto is bf16 on a GPU, else f32.
 struct LoadedModel {
+  LoadedModel(Runtime& runtime, const std::filesystem::path& path, DType products);
   LoadedModel(Runtime& runtime, const std::filesystem::path& path, const std::string& precision);
   std::shared_ptr<const WeightSource> source;
   std::unique_ptr<Tokenizer> tokenizer;

@@ -33,16 +33,17 @@ double measure_copy(Device& device) {
   return 2.0 * static_cast<double>(kCopyBytes) / seconds;
 }
 
-void fill_cache(Device& device, const DecoderCache& cache) {
+void fill_cache(Device& device, const ModelConfig& config, const DecoderCache& cache) {
   Rng rng(3);
   const Tensor& first = cache.keys.front();
-  std::vector<float> values(static_cast<size_t>(first.size()));
+  const int64_t width = config.n_kv_heads * config.head_dim;
+  std::vector<float> values(static_cast<size_t>(first.rows() * width));
   // Uniform in [-1, 1): cheap to make for long contexts.
   for (float& value : values) value = static_cast<float>(2.0 * rng.uniform() - 1.0);
-  const Tensor random = device.allocate(first.rows(), first.cols(), DType::kF32);
+  const Tensor random = device.allocate(first.rows(), width, DType::kF32);
   device.upload(values.data(), random);
   for (const auto* tensors : {&cache.keys, &cache.values}) {
-    for (const Tensor& tensor : *tensors) device.convert(random, tensor);
+    for (const Tensor& tensor : *tensors) device.store_cache(random, config.head_dim, tensor);
   }
 }
 
@@ -63,9 +64,9 @@ DecodeBenchResult bench_decode(Device& device, Transformer& transformer,
   }
   DecodeBenchResult result;
   result.copy_bytes_per_second = measure_copy(device);
-  const DecoderCache cache =
-      make_decoder_cache(device, config, options.batch, options.context + kWarmUp + options.steps);
-  fill_cache(device, cache);
+  const DecoderCache cache = make_decoder_cache(
+      device, config, options.batch, options.context + kWarmUp + options.steps, options.cache);
+  fill_cache(device, config, cache);
   const auto decoder = transformer.make_decoder(cache);
   Rng rng(4);
   std::vector<int32_t> tokens, positions;
@@ -77,8 +78,9 @@ DecodeBenchResult bench_decode(Device& device, Transformer& transformer,
   result.step_seconds = seconds_of(device, options.steps, [&] { decoder->step(); });
   result.tokens_per_second = static_cast<double>(options.batch) / result.step_seconds;
   result.weight_bytes = transformer.decoded_bytes();
-  result.cache_bytes =
-      4 * options.batch * options.context * config.n_layers * config.n_kv_heads * config.head_dim;
+  // What the context has of every row, keys and values.
+  result.cache_bytes = 2 * options.batch * options.context * config.n_layers *
+                       cache.keys.front().cols() * size_of(cache.keys.front().dtype());
   for (const DecodeStage stage : kDecodeStages) {
     decoder->set(tokens, positions);  // the steps have moved on
     const auto repeated = decoder->stage(stage);

@@ -14,6 +14,7 @@ struct DecodeBenchOptions {
   int64_t batch = 1;      // sequences
   int64_t context = 128;  // tokens that each has already
   int64_t steps = 64;     // timed ones
+  CacheType cache = CacheType::kF16;
 };
 
 struct DecodeStageTime {

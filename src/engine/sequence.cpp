@@ -12,10 +12,10 @@ constexpr size_t kPromptChunk = 512;
 
 class TransformerSequence final : public Sequence {
  public:
-  TransformerSequence(Device& device, Transformer& transformer, int64_t capacity)
+  TransformerSequence(Device& device, Transformer& transformer, int64_t capacity, CacheType cache)
       : device_(device),
         transformer_(transformer),
-        cache_(device, transformer.config(), capacity),
+        cache_(device, transformer.config(), capacity, cache),
         logits_(static_cast<size_t>(transformer.config().vocab_size)) {}
 
   int64_t capacity() const override { return cache_.capacity(); }
@@ -58,9 +58,9 @@ class TransformerSequence final : public Sequence {
 
 }  // namespace
 
-std::unique_ptr<Sequence> make_sequence(Device& device, Transformer& transformer,
-                                        int64_t capacity) {
-  return std::make_unique<TransformerSequence>(device, transformer, capacity);
+std::unique_ptr<Sequence> make_sequence(Device& device, Transformer& transformer, int64_t capacity,
+                                        CacheType cache) {
+  return std::make_unique<TransformerSequence>(device, transformer, capacity, cache);
 }
 
 }  // namespace d2q

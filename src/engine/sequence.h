@@ -28,6 +28,7 @@ class Sequence {
 };
 
 /// One sequence over a transformer's kv cache. Device and transformer outlive it.
-std::unique_ptr<Sequence> make_sequence(Device& device, Transformer& transformer, int64_t capacity);
+std::unique_ptr<Sequence> make_sequence(Device& device, Transformer& transformer, int64_t capacity,
+                                        CacheType cache = CacheType::kF16);
 
 }  // namespace d2q

@@ -62,7 +62,8 @@ ModelSpeed measure_decode(Device& device, ThreadPool& pool, Transformer& transfo
                           const SpeedOptions& options) {
   ModelSpeed speed = about(transformer);
   const auto ids = random_tokens(transformer, options.past + options.tokens + 1);
-  const auto sequence = make_sequence(device, transformer, static_cast<int64_t>(ids.size()));
+  const auto sequence =
+      make_sequence(device, transformer, static_cast<int64_t>(ids.size()), options.cache);
   const auto past = std::max<int64_t>(1, options.past);
   sequence->append(std::span(ids).first(static_cast<size_t>(past)));
   Matrix<std::byte> bytes(1, speed.bytes_per_token);
@@ -89,7 +90,8 @@ ModelSpeed measure_prefill(Device& device, ThreadPool& pool, Transformer& transf
                            const SpeedOptions& options, DType precision, bool with_products) {
   ModelSpeed speed = about(transformer);
   const auto ids = random_tokens(transformer, options.past + options.tokens);
-  const auto sequence = make_sequence(device, transformer, static_cast<int64_t>(ids.size()));
+  const auto sequence =
+      make_sequence(device, transformer, static_cast<int64_t>(ids.size()), options.cache);
   const auto past = static_cast<size_t>(options.past);
   if (past > 0) sequence->append(std::span(ids).first(past));
   for (int repeat = 0; repeat <= options.repeats; ++repeat) {

@@ -23,6 +23,7 @@ struct Samples {
 struct SpeedOptions {
   int64_t tokens = 64;  // decoded, or of the prompt
   int64_t past = 0;     // tokens already in the cache
+  CacheType cache = CacheType::kF16;
   int repeats = 5;
 };
 

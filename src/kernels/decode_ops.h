@@ -55,7 +55,8 @@ class DecodeOps {
                              const Linear& up, Activation act, const Tensor& y, DType products) = 0;
   /// projections [B, (n_heads + 2 n_kv_heads) * head_dim] f32: q, k, v of each sequence's new
   /// token, at positions[b] ([1, B] i32). q and k are normalised and rotated, k and v appended to
-  /// the sequence's rows of the cache, keys and values [B * capacity, n_kv_heads * head_dim] f16,
+  /// the sequence's rows of the cache, keys and values [B * capacity, n_kv_heads * head_dim] f16
+  /// or, where Device::cache_row_bytes() is not 0, rows in 8 bits,
   /// and y[B, n_heads * head_dim] f32 attends over it. shape.sequence_length and past_length are
   /// not read. A position outside the capacity gives NaN.
   virtual void attend(const Tensor& projections, const Tensor& positions,

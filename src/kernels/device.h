@@ -51,7 +51,7 @@ struct PackedProduct {
 };
 
 /// Bits of the integers that stand for activations where few tokens meet packed codes on the CPU:
-/// relative error 2.4e-5 or 6e-3 on Gaussian activations.
+/// relative error 2.8e-5 or 6e-3 on Gaussian activations.
 enum class ActivationBits : uint8_t { k8 = 8, k16 = 16 };
 
 /// How one token's prediction differs from a reference's; p is the softmax of a row of logits.
@@ -123,9 +123,9 @@ class Device {
                     const Tensor& cos, const Tensor& sin) = 0;
   /// y[T, n_heads*head_dim] = softmax(scale q kᵀ + causal mask) v, tile by tile: no T x T matrix.
   /// q, y f32 (y may be bf16); k, v [n_sequences*(past_length+sequence_length),
-  /// n_kv_heads*head_dim] f32 or bf16 or f16. `products` kF32: f32 products; kBF16: q, k, v and the
-  /// probabilities rounded to bf16, f32 sums; the CPU computes a single
-  /// query on an f16 cache in f32 all the same.
+  /// n_kv_heads*head_dim] f32 or bf16 or f16, or rows of store_cache() in 8 bits. `products` kF32:
+  /// f32 products; kBF16: q, k, v and the probabilities rounded to bf16, f32 sums; the CPU computes
+  /// a single query on an f16 or 8-bit cache in f32 all the same.
   virtual void attention(const Tensor& q, const Tensor& k, const Tensor& v,
                          const AttentionShape& shape, const Tensor& y, DType products) = 0;
   /// y = act(gate) ⊙ up; gate, up f32 [T, f]; y f32 or bf16.
@@ -143,6 +143,14 @@ class Device {
   virtual void compare_logits(const Tensor& reference, const Tensor& logits,
                               std::span<const int32_t> targets,
                               std::span<LogitComparison> comparisons) = 0;
+
+  /// Bytes of a row of an 8-bit cache for n_heads heads, a kU8 tensor's columns; 0: none here.
+  virtual int64_t cache_row_bytes(int64_t /*n_heads*/, int64_t /*head_dim*/) const { return 0; }
+  /// Keys or values x [T, n_heads * head_dim] f32 into rows of a cache: of f16, rounded to nearest
+  /// even, or of kU8 and cache_row_bytes(), each head in 8 bits with a scale.
+  virtual void store_cache(const Tensor& x, int64_t /*head_dim*/, const Tensor& rows) {
+    convert(x, rows);
+  }
 
   // --- decoding -------------------------------------------------------------------------------
   virtual DecodeOps& decoding() = 0;

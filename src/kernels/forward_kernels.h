@@ -54,6 +54,12 @@ struct ForwardKernels {
   // out = weights values; f32 sums over the keys in order.
   void (*weigh_values)(const uint16_t* values, int64_t stride, int64_t n_keys, const float* weights,
                        int64_t n_queries, int64_t head_dim, float* out) noexcept;
+  // The same over signed bytes.
+  void (*score_byte_keys)(const int8_t* keys, int64_t stride, int64_t n_keys, const float* q,
+                          int64_t n_queries, int64_t head_dim, float* scores) noexcept;
+  void (*weigh_byte_values)(const int8_t* values, int64_t stride, int64_t n_keys,
+                            const float* weights, int64_t n_queries, int64_t head_dim,
+                            float* out) noexcept;
 };
 
 extern const ForwardKernels kForwardScalar;

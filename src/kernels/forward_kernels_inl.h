@@ -245,21 +245,31 @@ D2Q_DOT(dot_f32, float, load, load_n)
 D2Q_DOT(dot_bf16, uint16_t, load_bf16, load_bf16_n)
 #undef D2Q_DOT
 
+// Elements of a cache, by their type.
+inline Vec load_cached(const uint16_t* p) { return load_f16(p); }
+inline Vec load_cached_n(const uint16_t* p, int64_t n) { return load_f16_n(p, n); }
+inline Vec load_cached(const int8_t* p) { return load_i8(p); }
+inline Vec load_cached_n(const int8_t* p, int64_t n) {
+  int8_t lanes[kWidth] = {};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
+  return load_i8(lanes);
+}
+
 /// kQueries rows of scores; each key is widened once for all of them.
-template <int kQueries>
-void score_keys_of(const uint16_t* keys, int64_t stride, int64_t n_keys, const float* q,
-                   int64_t head_dim, float* scores) {
+template <int kQueries, typename T>
+void score_keys_of(const T* keys, int64_t stride, int64_t n_keys, const float* q, int64_t head_dim,
+                   float* scores) {
   for (int64_t key = 0; key < n_keys; ++key) {
-    const uint16_t* row = keys + key * stride;
+    const T* row = keys + key * stride;
     Vec sums[kQueries];
     for (int j = 0; j < kQueries; ++j) sums[j] = zero();
     int64_t i = 0;
     for (; i + kWidth <= head_dim; i += kWidth) {
-      const Vec values = load_f16(row + i);
+      const Vec values = load_cached(row + i);
       for (int j = 0; j < kQueries; ++j) sums[j] = fma(values, load(q + j * head_dim + i), sums[j]);
     }
     if (i < head_dim) {
-      const Vec values = load_f16_n(row + i, head_dim - i);
+      const Vec values = load_cached_n(row + i, head_dim - i);
       for (int j = 0; j < kQueries; ++j)
         sums[j] = fma(values, load_n(q + j * head_dim + i, head_dim - i), sums[j]);
     }
@@ -267,8 +277,9 @@ void score_keys_of(const uint16_t* keys, int64_t stride, int64_t n_keys, const f
   }
 }
 
-void score_keys(const uint16_t* keys, int64_t stride, int64_t n_keys, const float* q,
-                int64_t n_queries, int64_t head_dim, float* scores) noexcept {
+template <typename T>
+void score_keys(const T* keys, int64_t stride, int64_t n_keys, const float* q, int64_t n_queries,
+                int64_t head_dim, float* scores) noexcept {
   int64_t j = 0;
   for (; j + 4 <= n_queries; j += 4)
     score_keys_of<4>(keys, stride, n_keys, q + j * head_dim, head_dim, scores + j * n_keys);
@@ -276,16 +287,16 @@ void score_keys(const uint16_t* keys, int64_t stride, int64_t n_keys, const floa
     score_keys_of<1>(keys, stride, n_keys, q + j * head_dim, head_dim, scores + j * n_keys);
 }
 
-template <int kQueries>
-void weigh_values_of(const uint16_t* values, int64_t stride, int64_t n_keys, const float* weights,
+template <int kQueries, typename T>
+void weigh_values_of(const T* values, int64_t stride, int64_t n_keys, const float* weights,
                      int64_t head_dim, float* out) {
   for (int64_t i = 0; i < head_dim; i += kWidth) {
     const int64_t left = head_dim - i < kWidth ? head_dim - i : kWidth;
     Vec sums[kQueries];
     for (int j = 0; j < kQueries; ++j) sums[j] = zero();
     for (int64_t key = 0; key < n_keys; ++key) {
-      const uint16_t* row = values + key * stride + i;
-      const Vec value = left == kWidth ? load_f16(row) : load_f16_n(row, left);
+      const T* row = values + key * stride + i;
+      const Vec value = left == kWidth ? load_cached(row) : load_cached_n(row, left);
       for (int j = 0; j < kQueries; ++j)
         sums[j] = fma(value, set(weights[j * n_keys + key]), sums[j]);
     }
@@ -293,7 +304,8 @@ void weigh_values_of(const uint16_t* values, int64_t stride, int64_t n_keys, con
   }
 }
 
-void weigh_values(const uint16_t* values, int64_t stride, int64_t n_keys, const float* weights,
+template <typename T>
+void weigh_values(const T* values, int64_t stride, int64_t n_keys, const float* weights,
                   int64_t n_queries, int64_t head_dim, float* out) noexcept {
   int64_t j = 0;
   for (; j + 4 <= n_queries; j += 4)

@@ -79,9 +79,11 @@ void check_decode_attention(const Tensor& projections, const Tensor& positions,
             "projections {}x{}, y {}x{}", projections.rows(), projections.cols(), n, y.cols());
   D2Q_CHECK(positions.size() == n && positions.dtype() == DType::kI32, "{} positions for {}",
             positions.size(), n);
-  D2Q_CHECK(keys.rows() > 0 && keys.rows() % n == 0 && keys.cols() == shape.n_kv_heads * dim &&
+  // Devices with a cache in 8 bits check its rows where they read them.
+  const bool f16 = keys.dtype() == DType::kF16 && keys.cols() == shape.n_kv_heads * dim;
+  D2Q_CHECK(keys.rows() > 0 && keys.rows() % n == 0 && (f16 || keys.dtype() == DType::kU8) &&
                 values.rows() == keys.rows() && values.cols() == keys.cols() &&
-                keys.dtype() == DType::kF16 && values.dtype() == DType::kF16,
+                values.dtype() == keys.dtype(),
             "keys {}x{}, values {}x{} for {} sequences", keys.rows(), keys.cols(), values.rows(),
             values.cols(), n);
   D2Q_CHECK(2 * attention.cos.cols() <= dim && attention.sin.cols() == attention.cos.cols() &&

@@ -8,13 +8,22 @@
 namespace d2q {
 
 DecoderCache make_decoder_cache(Device& device, const ModelConfig& config, int64_t n_sequences,
-                                int64_t capacity) {
+                                int64_t capacity, CacheType type) {
   D2Q_CHECK(n_sequences > 0 && capacity > 0, "{} sequences of {}", n_sequences, capacity);
   DecoderCache cache{.n_sequences = n_sequences, .capacity = capacity, .keys = {}, .values = {}};
-  const int64_t width = config.n_kv_heads * config.head_dim;
+  int64_t width = config.n_kv_heads * config.head_dim;
+  DType dtype = DType::kF16;
+  if (type == CacheType::kInt8) {
+    width = device.cache_row_bytes(config.n_kv_heads, config.head_dim);
+    dtype = DType::kU8;
+    if (width == 0) {
+      fail(ErrorCode::kUnsupported, "cache: {} keeps keys and values in f16 only, not in int8",
+           device.name());
+    }
+  }
   for (int64_t layer = 0; layer < config.n_layers; ++layer) {
-    cache.keys.push_back(device.allocate(n_sequences * capacity, width, DType::kF16));
-    cache.values.push_back(device.allocate(n_sequences * capacity, width, DType::kF16));
+    cache.keys.push_back(device.allocate(n_sequences * capacity, width, dtype));
+    cache.values.push_back(device.allocate(n_sequences * capacity, width, dtype));
   }
   return cache;
 }

@@ -23,15 +23,21 @@ struct DecoderWeights {
   const Linear* output = nullptr;
 };
 
-/// Keys and values of every layer: [n_sequences * capacity, n_kv_heads * head_dim] f16 each.
+/// How keys and values are kept: as f16, or as 8-bit integers with a scale for each head of a
+/// token.
+enum class CacheType { kF16, kInt8 };
+
+/// Keys and values of every layer: [n_sequences * capacity, n_kv_heads * head_dim] f16 each, or
+/// rows of Device::store_cache() in 8 bits.
 struct DecoderCache {
   int64_t n_sequences = 1;
   int64_t capacity = 0;
   std::vector<Tensor> keys;
   std::vector<Tensor> values;
 };
+/// Throws Error{kUnsupported} for kInt8 on a device without it.
 DecoderCache make_decoder_cache(Device& device, const ModelConfig& config, int64_t n_sequences,
-                                int64_t capacity);
+                                int64_t capacity, CacheType type = CacheType::kF16);
 
 enum class DecodeStage {
   kEmbedding,

@@ -2,8 +2,8 @@
 
 namespace d2q {
 
-KvCache::KvCache(Device& device, const ModelConfig& config, int64_t capacity)
-    : layers_(make_decoder_cache(device, config, 1, capacity)) {}
+KvCache::KvCache(Device& device, const ModelConfig& config, int64_t capacity, CacheType type)
+    : layers_(make_decoder_cache(device, config, 1, capacity, type)) {}
 
 void KvCache::truncate(int64_t length) {
   D2Q_CHECK(length >= 0 && length <= length_, "length {} of {}", length, length_);

@@ -214,8 +214,8 @@ struct Transformer::Impl {
       stages.attention_input(w, x, h);
       const AttentionProjections p =
           project_attention(device, config, tables, w, h, positions, products);
-      device.convert(p.k, keys[layer].row_range(past, x.rows()));
-      device.convert(p.v, values[layer].row_range(past, x.rows()));
+      device.store_cache(p.k, config.head_dim, keys[layer].row_range(past, x.rows()));
+      device.store_cache(p.v, config.head_dim, values[layer].row_range(past, x.rows()));
       device.attention(p.q, keys[layer].row_range(0, length), values[layer].row_range(0, length),
                        attention_shape(config, x.rows(), past), a, products);
       stages.attention_output(w, a, x);

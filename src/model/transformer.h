@@ -12,11 +12,12 @@
 
 namespace d2q {
 
-/// Keys and values of one sequence, every layer, f16: 2·n_layers·n_kv_heads·head_dim·2 bytes a
-/// token.
+/// Keys and values of one sequence, every layer. f16: 2·n_layers·n_kv_heads·head_dim·2 bytes a
+/// token; int8: 2·n_layers·n_kv_heads·(head_dim + 4).
 class KvCache {
  public:
-  KvCache(Device& device, const ModelConfig& config, int64_t capacity);
+  KvCache(Device& device, const ModelConfig& config, int64_t capacity,
+          CacheType type = CacheType::kF16);
   int64_t length() const noexcept { return length_; }
   int64_t capacity() const noexcept { return layers_.capacity; }
   /// Forgets all tokens from `length` on (prefix reuse).

@@ -60,6 +60,32 @@ TEST_F(TransformerTest, decoding_token_by_token_equals_one_pass_over_the_sequenc
   }
 }
 
+TEST_F(TransformerTest, a_cache_in_8_bits_is_near_and_the_same_on_any_thread_count) {
+  const ModelConfig config = test::small_config();
+  const auto ids = random_ids(40, 1);
+  std::vector<std::vector<float>> last;
+  for (const int n_threads : {1, 2, 3}) {
+    ThreadPool pool(n_threads);
+    const auto device = make_cpu_device(pool);
+    Transformer model(*device, std::make_shared<test::FakeWeights>(config), DType::kF32);
+    const Tensor expected = model.forward(ids, 40);
+    KvCache cache(*device, config, 40, CacheType::kInt8);
+    model.decode(std::span(ids).first(30), cache);
+    Tensor logits;
+    for (size_t t = 30; t < 40; ++t) {
+      logits = model.decode(std::span(ids).subspan(t, 1), cache);
+      // A key or value is off by at most 1/254 of its head's largest, about 6e-3 of its norm; the
+      // bound is eight times that, as for f16.
+      ASSERT_LE(relative_difference(logits, expected.row_range(static_cast<int64_t>(t), 1)), 5e-2);
+    }
+    last.emplace_back(logits.data<float>(), logits.data<float>() + logits.size());
+    // Not as near as f16: it is another cache.
+    EXPECT_GT(relative_difference(logits, expected.row_range(39, 1)), 1e-4);
+  }
+  EXPECT_EQ(last[0], last[1]);
+  EXPECT_EQ(last[0], last[2]);
+}
+
 TEST_F(TransformerTest, a_prompt_in_chunks_equals_the_prompt_at_once) {
   const ModelConfig config = test::small_config();
   Transformer model = make(config);

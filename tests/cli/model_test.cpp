@@ -138,12 +138,13 @@ TEST_F(ModelCommands, BenchKernelsListsFormats) {
 TEST_F(ModelCommands, EightBitActivationsAndPackedEmbeddingsRun) {
   parse(run_d2quant(
       quantize_arguments({"--embed-bits", "8", "--head-bits", "4", "--no-progress", "--json"})));
-  const auto generate = [&](const std::string& act) {
-    return parse(run_d2quant({"run", output_, "-p", "the cat", "-n", "8", "--temp", "0",
-                              "--ignore-eos", "--act", act, "--json"}));
+  const auto generate = [&](const std::string& act, const std::string& cache) {
+    return parse(run_d2quant({"run", output_, "-p", "the cat", "-n", "8", "--temp", "0", "--device",
+                              "cpu", "--ignore-eos", "--act", act, "--kv", cache, "--json"}));
   };
-  EXPECT_EQ(generate("a8").at("tokens").size(), 8u);
-  EXPECT_EQ(generate("a16").at("tokens").size(), 8u);
+  EXPECT_EQ(generate("a8", "f16").at("tokens").size(), 8u);
+  EXPECT_EQ(generate("a16", "f16").at("tokens").size(), 8u);
+  EXPECT_EQ(generate("a16", "int8").at("tokens").size(), 8u);
 }
 
 TEST_F(ModelCommands, RunRefusesOptionsOutOfRange) {

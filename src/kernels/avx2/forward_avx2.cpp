@@ -58,6 +58,10 @@ inline void store_bf16_n(uint16_t* p, Vec v, int64_t n) { store_bits_n(p, to_bf1
 inline void store_probability(uint16_t* p, Vec v) { store_bf16(p, v); }
 inline Vec load_f16(const uint16_t* p) { return _mm256_cvtph_ps(load_bits(p)); }
 inline Vec load_f16_n(const uint16_t* p, int64_t n) { return _mm256_cvtph_ps(load_bits_n(p, n)); }
+inline Vec load_i8(const int8_t* p) {
+  return _mm256_cvtepi32_ps(
+      _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
 inline __m128i to_f16(Vec v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
 inline void store_f16(uint16_t* p, Vec v) { store_bits(p, to_f16(v)); }
 inline void store_f16_n(uint16_t* p, Vec v, int64_t n) { store_bits_n(p, to_f16(v), n); }
@@ -102,9 +106,10 @@ inline Vec scale_by_power(Vec a, Vec n) {
 }  // namespace
 
 const ForwardKernels kForwardAvx2 = {
-    "avx2", f32_to_bf16,  bf16_to_f32, f32_to_f16,   f16_to_f32, rms_norm,    layer_norm,
-    rotate, maximum,      exp_sum,     exp_sum_bf16, scale,      silu,        gelu_tanh,
-    add,    multiply_add, dot_f32,     dot_bf16,     score_keys, weigh_values};
+    "avx2",     f32_to_bf16,  bf16_to_f32, f32_to_f16,   f16_to_f32,   rms_norm,
+    layer_norm, rotate,       maximum,     exp_sum,      exp_sum_bf16, scale,
+    silu,       gelu_tanh,    add,         multiply_add, dot_f32,      dot_bf16,
+    score_keys, weigh_values, score_keys,  weigh_values};
 
 const GradientKernels kGradientAvx2 = {silu_gradient, gelu_tanh_gradient, softmax_gradient,
                                        softmax_gradient_bf16, norm_gradient};

@@ -7,7 +7,6 @@
 // of those and as many multiplications.
 #include <immintrin.h>
 
-#include <array>
 #include <cstdint>
 
 #include "codec/packed_atoms.h"
@@ -49,15 +48,15 @@ constexpr Arrangement kArrangements[] = {kPlane0, kPlane0,    kPlane1,
 
 /// Shuffles words [positive part b, negative part b] of a column to what it adds to each entry.
 struct EntryShuffle {
-  std::array<uint8_t, 32> bytes[2] = {};  // of the pair's columns
+  uint8_t bytes[2][32] = {};  // of the pair's columns
 
   explicit constexpr EntryShuffle(const Arrangement& arrangement) {
     for (int column = 0; column < 2; ++column) {
       for (int entry = 0; entry < 16; ++entry) {
         const bool set = entry >> arrangement.columns[column] & 1;
         const int word = (set ? 0 : 4) + arrangement.place_of(entry);
-        bytes[column][static_cast<size_t>(2 * entry)] = static_cast<uint8_t>(2 * word);
-        bytes[column][static_cast<size_t>(2 * entry + 1)] = static_cast<uint8_t>(2 * word + 1);
+        bytes[column][2 * entry] = static_cast<uint8_t>(2 * word);
+        bytes[column][2 * entry + 1] = static_cast<uint8_t>(2 * word + 1);
       }
     }
   }
@@ -95,9 +94,9 @@ int32_t build_tables(const int8_t* high, const int8_t* low, int64_t n_steps,
     D2Q_UNROLL
     for (int table = 0; table < 6; ++table) {
       const EntryShuffle& shuffle = kShuffles[table];
-      const __m256i sums = _mm256_add_epi16(
-          _mm256_shuffle_epi8(columns[table % 2][0], load256(shuffle.bytes[0].data())),
-          _mm256_shuffle_epi8(columns[table % 2][1], load256(shuffle.bytes[1].data())));
+      const __m256i sums =
+          _mm256_add_epi16(_mm256_shuffle_epi8(columns[table % 2][0], load256(shuffle.bytes[0])),
+                           _mm256_shuffle_epi8(columns[table % 2][1], load256(shuffle.bytes[1])));
       const __m256i bytes = _mm256_packus_epi16(_mm256_and_si256(sums, _mm256_set1_epi16(255)),
                                                 _mm256_srli_epi16(sums, 8));
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(tables + table * kPairBytes),

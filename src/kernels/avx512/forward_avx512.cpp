@@ -54,6 +54,10 @@ inline Vec load_f16(const uint16_t* p) {
 inline Vec load_f16_n(const uint16_t* p, int64_t n) {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p));
 }
+inline Vec load_i8(const int8_t* p) {
+  return _mm512_cvtepi32_ps(
+      _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
 inline __m256i to_f16(Vec v) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
 inline void store_f16(uint16_t* p, Vec v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_f16(v));
@@ -85,9 +89,10 @@ inline Vec scale_by_power(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }
 }  // namespace
 
 const ForwardKernels kForwardAvx512 = {
-    "avx512", f32_to_bf16,  bf16_to_f32, f32_to_f16,   f16_to_f32, rms_norm,    layer_norm,
-    rotate,   maximum,      exp_sum,     exp_sum_bf16, scale,      silu,        gelu_tanh,
-    add,      multiply_add, dot_f32,     dot_bf16,     score_keys, weigh_values};
+    "avx512",   f32_to_bf16,  bf16_to_f32, f32_to_f16,   f16_to_f32,   rms_norm,
+    layer_norm, rotate,       maximum,     exp_sum,      exp_sum_bf16, scale,
+    silu,       gelu_tanh,    add,         multiply_add, dot_f32,      dot_bf16,
+    score_keys, weigh_values, score_keys,  weigh_values};
 
 const GradientKernels kGradientAvx512 = {silu_gradient, gelu_tanh_gradient, softmax_gradient,
                                          softmax_gradient_bf16, norm_gradient};

@@ -153,14 +153,17 @@ void attention_cpu(CpuContext& context, const Tensor& q, const Tensor& k, const 
             "{} rows in sequences of {}", q.rows(), shape.sequence_length);
   const int64_t n_key_rows =
       q.rows() / shape.sequence_length * (shape.past_length + shape.sequence_length);
-  const int64_t width = shape.n_heads * shape.head_dim,
-                kv_width = shape.n_kv_heads * shape.head_dim;
+  const auto kv_width = [&](const Tensor& rows) {
+    return shape.n_kv_heads *
+           (rows.dtype() == DType::kU8 ? eight_bit_head_bytes(shape.head_dim) : shape.head_dim);
+  };
+  const int64_t width = shape.n_heads * shape.head_dim;
   D2Q_CHECK(q.cols() == width && y.cols() == width && y.rows() == q.rows(), "q {}x{}, y {}x{}",
             q.rows(), q.cols(), y.rows(), y.cols());
-  D2Q_CHECK(k.rows() == n_key_rows && v.rows() == n_key_rows && k.cols() == kv_width &&
-                v.cols() == kv_width,
+  D2Q_CHECK(k.rows() == n_key_rows && v.rows() == n_key_rows && k.cols() == kv_width(k) &&
+                v.cols() == kv_width(v),
             "k {}x{}, v {}x{}, expected {}x{}", k.rows(), k.cols(), v.rows(), v.cols(), n_key_rows,
-            kv_width);
+            kv_width(k));
   D2Q_CHECK(products == DType::kF32 || products == DType::kBF16, "products in dtype {}",
             static_cast<int>(products));
   if (y.empty()) return;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/eight_bit_heads.h"
 #include "kernels/cpu/forward_ops.h"
 
 namespace d2q {
@@ -38,8 +39,16 @@ void make_panels(CpuContext& context, const Tensor& source, const AttentionShape
         std::fill(target, target + head_dim, T{});
         continue;
       }
-      const float* row = row_as_f32(context.kernels, source, sequence * n_keys + key,
-                                    head * head_dim, (head + 1) * head_dim, buffer);
+      const int64_t source_row = sequence * n_keys + key;
+      const float* row = buffer;
+      if (source.dtype() == DType::kU8) {
+        dequantize_head(source.data<uint8_t>() + source_row * source.cols() +
+                            head * eight_bit_head_bytes(head_dim),
+                        head_dim, buffer);
+      } else {
+        row = row_as_f32(context.kernels, source, source_row, head * head_dim,
+                         (head + 1) * head_dim, buffer);
+      }
       to_panel(context.kernels, row, target, head_dim);
     }
   });
@@ -66,7 +75,7 @@ inline Visible visible_keys(const AttentionShape& shape, int64_t position) {
   return {shape.window > 0 ? std::max<int64_t>(0, last - shape.window) : 0, last};
 }
 
-/// True for one f32 query a sequence on an f16 cache: decode_attention_cpu() takes it.
+/// True for one f32 query a sequence on an f16 or 8-bit cache: decode_attention_cpu() takes it.
 bool runs_as_decode(const Tensor& k, const Tensor& v, const AttentionShape& shape, const Tensor& y);
 
 /// attention_cpu() for what runs_as_decode(), in f32.

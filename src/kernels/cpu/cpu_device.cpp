@@ -10,6 +10,7 @@
 #include "base/checked.h"
 #include "kernels/cpu/cpu_solver.h"
 #include "kernels/cpu/decode.h"
+#include "kernels/cpu/eight_bit_heads.h"
 #include "kernels/cpu/forward_ops.h"
 #include "kernels/cpu/gradients.h"
 #include "kernels/cpu/matrix_ops.h"
@@ -92,6 +93,13 @@ class CpuDevice final : public Device {
   }
   void convert(const Tensor& source, const Tensor& destination) override {
     convert_cpu(context_, source, destination);
+  }
+  int64_t cache_row_bytes(int64_t n_heads, int64_t head_dim) const override {
+    return n_heads * eight_bit_head_bytes(head_dim);
+  }
+  void store_cache(const Tensor& x, int64_t head_dim, const Tensor& rows) override {
+    if (rows.dtype() == DType::kU8) return quantize_heads(context_, x, head_dim, rows);
+    convert(x, rows);
   }
   void fill_zero(const Tensor& tensor) override {
     if (!tensor.empty()) std::memset(tensor.raw(), 0, static_cast<size_t>(tensor.n_bytes()));

@@ -78,7 +78,8 @@ class CpuDecode final : public DecodeOps {
               const Tensor& y) override {
     check_decode_attention(projections, positions, shape, attention, keys, values, y);
     const int64_t capacity = keys.rows() / y.rows();
-    const int64_t width = shape.n_heads * shape.head_dim, kv_width = keys.cols();
+    const int64_t width = shape.n_heads * shape.head_dim;
+    const int64_t kv_width = shape.n_kv_heads * shape.head_dim;
     for (int64_t b = 0; b < y.rows(); ++b) {
       const int32_t position = positions.data<int32_t>()[b];
       const Tensor result = y.row_range(b, 1);
@@ -99,8 +100,8 @@ class CpuDecode final : public DecodeOps {
           heads.row_range(shape.n_heads + shape.n_kv_heads, shape.n_kv_heads).reshape(1, kv_width);
       const Tensor own_keys = keys.row_range(b * capacity, position + 1);
       const Tensor own_values = values.row_range(b * capacity, position + 1);
-      device_.convert(k, own_keys.row_range(position, 1));
-      device_.convert(v, own_values.row_range(position, 1));
+      device_.store_cache(k, shape.head_dim, own_keys.row_range(position, 1));
+      device_.store_cache(v, shape.head_dim, own_values.row_range(position, 1));
       AttentionShape one = shape;
       one.sequence_length = 1;
       one.past_length = position;

@@ -119,25 +119,30 @@ float dot_bf16(const uint16_t* w, const float* x, int64_t n) noexcept {
   return sum;
 }
 
-void score_keys(const uint16_t* keys, int64_t stride, int64_t n_keys, const float* q,
-                int64_t n_queries, int64_t head_dim, float* scores) noexcept {
+float cached(uint16_t half) { return to_float(Half{half}); }
+float cached(int8_t byte) { return static_cast<float>(byte); }
+
+template <typename T>
+void score_keys(const T* keys, int64_t stride, int64_t n_keys, const float* q, int64_t n_queries,
+                int64_t head_dim, float* scores) noexcept {
   for (int64_t j = 0; j < n_queries; ++j) {
     for (int64_t key = 0; key < n_keys; ++key) {
       float sum = 0.0f;
       for (int64_t i = 0; i < head_dim; ++i)
-        sum += to_float(Half{keys[key * stride + i]}) * q[j * head_dim + i];
+        sum += cached(keys[key * stride + i]) * q[j * head_dim + i];
       scores[j * n_keys + key] = sum;
     }
   }
 }
 
-void weigh_values(const uint16_t* values, int64_t stride, int64_t n_keys, const float* weights,
+template <typename T>
+void weigh_values(const T* values, int64_t stride, int64_t n_keys, const float* weights,
                   int64_t n_queries, int64_t head_dim, float* out) noexcept {
   for (int64_t j = 0; j < n_queries; ++j) {
     for (int64_t i = 0; i < head_dim; ++i) {
       float sum = 0.0f;
       for (int64_t key = 0; key < n_keys; ++key)
-        sum += to_float(Half{values[key * stride + i]}) * weights[j * n_keys + key];
+        sum += cached(values[key * stride + i]) * weights[j * n_keys + key];
       out[j * head_dim + i] = sum;
     }
   }
@@ -146,8 +151,9 @@ void weigh_values(const uint16_t* values, int64_t stride, int64_t n_keys, const 
 }  // namespace
 
 const ForwardKernels kForwardScalar = {
-    "scalar", f32_to_bf16,  bf16_to_f32, f32_to_f16,   f16_to_f32, rms_norm,    layer_norm,
-    rotate,   maximum,      exp_sum,     exp_sum_bf16, scale,      silu,        gelu_tanh,
-    add,      multiply_add, dot_f32,     dot_bf16,     score_keys, weigh_values};
+    "scalar",   f32_to_bf16,  bf16_to_f32, f32_to_f16,   f16_to_f32,   rms_norm,
+    layer_norm, rotate,       maximum,     exp_sum,      exp_sum_bf16, scale,
+    silu,       gelu_tanh,    add,         multiply_add, dot_f32,      dot_bf16,
+    score_keys, weigh_values, score_keys,  weigh_values};
 
 }  // namespace d2q
