@@ -10,6 +10,7 @@ import json
 import pathlib
 import random
 import sys
+import zlib
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 from tokenizers import pre_tokenizers as pt
@@ -474,6 +475,19 @@ def normalizer_cases():
     return {"texts": TEXTS, "cases": cases}
 
 
+def normal_form_sums():
+    """A checksum of what each normal form makes of every character, alone and among marks."""
+    sums = {}
+    for form in ["NFC", "NFD", "NFKC", "NFKD"]:
+        normalizer, crc = getattr(normalizers, form)(), 0
+        for start in range(0, 0x110000, 0x1000):
+            points = [chr(c) for c in range(start, start + 0x1000) if not 0xD800 <= c <= 0xDFFF]
+            text = "".join(f"{c}\na\u0301{c}\u0323\u0334{c}\u0301\n" for c in points)
+            crc = zlib.crc32(normalizer.normalize_str(text).encode(), crc)
+        sums[form] = crc
+    return sums
+
+
 def class_sizes():
     """How many code points each class has."""
     points = [chr(c) for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
@@ -510,7 +524,7 @@ def main():
     write(folder / "tokenizer_golden.json", golden)
     write(folder / "tokenizer_splits.json", split_cases())
     write(folder / "tokenizer_normalizers.json", normalizer_cases())
-    write(folder / "tokenizer_classes.json", class_sizes())
+    write(folder / "tokenizer_classes.json", {**class_sizes(), **normal_form_sums()})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes src/text/unicode_additions.inc: how the character classes of PyPI's `tokenizers` differ
-from Unicode 14, the version that Debian 12's PCRE2 knows (utf8proc there knows 15).
+from Unicode 14, the version that Debian 12's PCRE2 knows (utf8proc there knows 15), and which
+characters its normal forms know.
 
 Needs `tokenizers` and a Python whose unicodedata is version 14 (3.11).
 Usage: make_unicode_additions.py OUTPUT
@@ -66,6 +67,23 @@ def write_lower_case(out):
     out.write("};\n")
 
 
+def normalizing():
+    """Code points above ASCII that a normal form may change, reorder or join: those that decompose, what they
+    decompose to, and marks. The tables of `tokenizers` are of Unicode 9: to it what came later is nothing special."""
+    canonical, compatible = normalizers.NFD(), normalizers.NFKD()
+    kept = set()
+    for c in CODE_POINTS[128:]:
+        if compatible.normalize_str(chr(c)) != chr(c):
+            kept.add(c)
+            kept.update(map(ord, canonical.normalize_str(chr(c))))
+        # Marks of a class above 1 move behind one of class 1, those of class 1 before one of class 220.
+        elif canonical.normalize_str(f"a{chr(c)}\u0334") != f"a{chr(c)}\u0334" or (
+            canonical.normalize_str(f"a\u0323{chr(c)}") != f"a\u0323{chr(c)}"
+        ):
+            kept.add(c)
+    return {c for c in kept if c >= 128}
+
+
 def main():
     if unicodedata.unidata_version != "14.0.0":
         sys.exit(f"unicodedata is {unicodedata.unidata_version}; this needs 14.0.0 (Python 3.11)")
@@ -84,6 +102,7 @@ def main():
         punctuation = cut_out(pt.Punctuation("removed"), 2)
         write(out, "PunctuationExtra", punctuation - category("P") - ascii_symbols)
         write(out, "PunctuationMissing", members(r"\p{P}") - punctuation)
+        write(out, "Normalizing", normalizing())
         write_lower_case(out)
 
 

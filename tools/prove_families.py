@@ -74,6 +74,7 @@ CASES = {
     "Qwen2": ("Qwen2", dict(rope_parameters=rope("default", 1e6)), OTHERS, "qwen2", "qwen2"),
     "Qwen3": ("Qwen3", dict(head_dim=32, rope_parameters=rope("default", 1e6)), OTHERS, "qwen2", "qwen3"),
     "Phi-3": ("Phi3", dict(sliding_window=None, rope_parameters=rope("default")), OTHERS, "scored", "phi3"),
+    "Phi-3, window": ("Phi3", dict(sliding_window=9, rope_parameters=rope("default")), OTHERS, "scored", "phi3"),
     "Phi-3, longrope": ("Phi3", dict(sliding_window=None, **LONGROPE), OTHERS, "scored", "phi3"),
     "OPT": ("OPT", dict(ffn_dim=128, num_key_value_heads=4, activation_function="relu", word_embed_proj_dim=64), [],
             "gpt2", None),

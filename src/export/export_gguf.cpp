@@ -113,7 +113,8 @@ class GgufExport {
     add_u32("rope.dimension_count", config_.rotated());
     add_f32("rope.freq_base", config_.rope_theta);
     if (config_.sliding_window > 0) {
-      if (config_.sliding_window < config_.max_positions && family_.name != "phi3") {
+      // It has none for llama and qwen2, and switches Phi-3's off.
+      if (config_.sliding_window < config_.max_positions) {
         fail(ErrorCode::kUnsupported,
              "a sliding window of {} tokens, which llama.cpp does not apply to family {}; use --to "
              "hf",

@@ -187,6 +187,20 @@ TEST_F(ExportTest, ShiftsWithoutAPlaceAreRefusedOrLeftOutWhenTold) {
                    "--no-dac --no-shift");
 }
 
+TEST_F(ExportTest, WindowsThatLlamaCppDoesNotApplyAreRefused) {
+  for (const char* family : {"mistral", "qwen2", "phi3"}) {
+    SCOPED_TRACE(family);
+    ModelConfig config = test::small_config(family);
+    config.sliding_window = config.max_positions - 1;
+    const fs::path model = write_model(config, {});
+    D2Q_EXPECT_ERROR(export_gguf(model, out("m.gguf"), in_gguf(GgufType::kF32), {}),
+                     ErrorCode::kUnsupported, "sliding window");
+    EXPECT_FALSE(fs::exists(out("m.gguf")));
+    export_hf(model, out("hf"), in_f32(), {});
+    EXPECT_EQ(open_model(out("hf"))->config().sliding_window, config.sliding_window);
+  }
+}
+
 TEST_F(ExportTest, NarrowTypesRoundAndShardsAreRead) {
   const fs::path model = write_model(test::small_config("llama"), {});
   HfExportOptions options;

@@ -17,7 +17,8 @@ namespace {
 bool is_ascii(char c) { return static_cast<unsigned char>(c) < 0x80; }
 
 /// NFC, NFD, NFKC, NFKD. ASCII is never changed and composes with nothing before it, so only runs
-/// of other characters, with the one character before them, go through utf8proc.
+/// of other characters, with an ASCII one before them, go through utf8proc; and of those only what
+/// the reference's older tables know, for utf8proc would change newer characters too.
 class UnicodeForm final : public Normalizer {
  public:
   explicit UnicodeForm(int options) : options_(options | UTF8PROC_STABLE) {}
@@ -25,10 +26,22 @@ class UnicodeForm final : public Normalizer {
   void apply(std::string& text) const override {
     std::string out;
     size_t copied = 0;
-    for (size_t at = 0; at < text.size(); ++at) {
-      if (is_ascii(text[at])) continue;
-      const size_t start = at > copied ? at - 1 : at;
-      while (at < text.size() && !is_ascii(text[at])) ++at;
+    for (size_t at = 0; at < text.size();) {
+      if (is_ascii(text[at])) {
+        ++at;
+        continue;
+      }
+      const size_t first = at;
+      while (at < text.size() && !is_ascii(text[at])) {
+        const Utf8Step step = next_valid_utf8(text, at);
+        if (!is_normalizing(step.code_point)) break;
+        at += step.length;
+      }
+      if (at == first) {
+        at += next_valid_utf8(text, at).length;
+        continue;
+      }
+      const size_t start = first > copied && is_ascii(text[first - 1]) ? first - 1 : first;
       out.append(text, copied, start - copied);
       append_normalized(out, std::string_view(text).substr(start, at - start));
       copied = at;

@@ -72,7 +72,7 @@ void read_unigram(const JsonView& json, TokenizerParts& parts) {
       piece.corrupt("a piece and its score");
     }
     entries.push_back({item[0].get<std::string>(), static_cast<int32_t>(entries.size())});
-    options.scores.push_back(item[1].get<double>());
+    options.scores.push_back(score_as_read(item[1].get<double>()));
   }
   if (const auto unknown = json.find("unk_id")) {
     const int64_t id = unknown->as_integer();

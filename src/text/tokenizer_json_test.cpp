@@ -3,6 +3,7 @@
 #include "base/testing/temp_folder.h"
 #include "text/pipeline_tokenizer.h"
 #include "text/tokenizer.h"
+#include "text/unigram_model.h"
 
 namespace d2q {
 namespace {
@@ -63,6 +64,14 @@ nlohmann::json unigram_document() {
 TEST(TokenizerJson, UnigramTakesTheCutWithTheBestScores) {
   EXPECT_EQ(encode_with(unigram_document(), "abba"), (std::vector<int32_t>{3, 2, 1}));
   EXPECT_EQ(encode_with(unigram_document(), "axya"), (std::vector<int32_t>{1, 0, 1}));
+}
+
+TEST(TokenizerJson, UnigramScoresAreRoundedAsTheReferenceReadsThem) {
+  EXPECT_EQ(score_as_read(-7.3033101904955995), -7.3033101904956);
+  EXPECT_EQ(score_as_read(-7.5187295705838695), -7.518729570583869);
+  EXPECT_EQ(score_as_read(-7.6749072194638135), -7.674907219463813);
+  for (const double exact : {0.0, -15.0, -7.25, 0.001, -1e-5, 123456.75, 1e200, -1e-300})
+    EXPECT_EQ(score_as_read(exact), exact);
 }
 
 TEST(TokenizerJson, RefusesAUnigramModelThatContradictsItself) {

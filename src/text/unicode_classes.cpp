@@ -141,6 +141,8 @@ bool is_numeric(char32_t code_point) {
 bool is_punctuation(char32_t code_point) { return has(code_point, kPunctuation); }
 bool is_word_character(char32_t code_point) { return has(code_point, kWord); }
 
+bool is_normalizing(char32_t code_point) { return contains(kNormalizing, code_point); }
+
 char32_t lower_case(char32_t code_point) {
   const auto added =
       std::lower_bound(std::begin(kLowerCaseAdditions), std::end(kLowerCaseAdditions), code_point,

@@ -1,5 +1,6 @@
-// Character classes as the reference tokenizers see them (Unicode 16; digits by Unicode 17). The
-// system's PCRE2 and utf8proc know an older Unicode, so what was added since is listed here.
+// Character classes as the reference tokenizers see them (Unicode 16; digits by Unicode 17, normal
+// forms by Unicode 9). The system's PCRE2 and utf8proc know an older Unicode, so what was added
+// since is listed here.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +29,10 @@ bool is_numeric(char32_t code_point);
 bool is_punctuation(char32_t code_point);
 /// \w: alphabetic, mark, decimal number, connector punctuation, join control.
 bool is_word_character(char32_t code_point);
+
+/// Whether a normal form of the reference, whose tables are Unicode 9's, may change the character,
+/// move it or join it with another. ASCII is not among them, although it joins with marks.
+bool is_normalizing(char32_t code_point);
 
 /// The simple lower case of Unicode 17, the character itself where it has none.
 char32_t lower_case(char32_t code_point);

@@ -1,7 +1,10 @@
 #include "text/unigram_model.h"
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <cmath>
+#include <string>
 
 #include "base/error.h"
 #include "text/bpe_model.h"
@@ -14,6 +17,35 @@ namespace {
 constexpr double kUnknownPenalty = 10.0;
 
 }  // namespace
+
+double score_as_read(double score) {
+  constexpr int kLargestExponent = 308;
+  std::array<char, 40> text;
+  // The shortest digits that give the double back, d.ddde±x: what files of tokenizers hold.
+  const auto written = std::to_chars(text.data(), text.data() + text.size(), std::abs(score),
+                                     std::chars_format::scientific);
+  uint64_t digits = 0;
+  int exponent = 0;
+  const char* at = text.data();
+  for (bool in_fraction = false; *at != 'e'; ++at) {
+    if (*at == '.') {
+      in_fraction = true;
+      continue;
+    }
+    digits = digits * 10 + static_cast<uint64_t>(*at - '0');
+    exponent -= in_fraction ? 1 : 0;
+  }
+  int power = 0;
+  at += at[1] == '+' ? 2 : 1;
+  std::from_chars(at, written.ptr, power);
+  exponent += power;
+  if (std::abs(exponent) > kLargestExponent) return score;
+  const std::string ten = fmt::format("1e{}", std::abs(exponent));
+  double scale = 1.0;
+  std::from_chars(ten.data(), ten.data() + ten.size(), scale);
+  const auto whole = static_cast<double>(digits);
+  return std::copysign(exponent < 0 ? whole / scale : whole * scale, score);
+}
 
 UnigramModel::UnigramModel(const Vocabulary& vocabulary, UnigramOptions options,
                            std::string_view source)

@@ -20,6 +20,11 @@ struct UnigramOptions {
   bool byte_fallback = false;     // unknown characters become their bytes' tokens <0x00>..<0xFF>
 };
 
+/// A score as the reference tokenizers read it: the integer of its decimal digits, which is rounded
+/// when there are 17 of them, by a power of ten, rounded again. That may be the neighbour of the
+/// nearest double, and decides between cuts whose sums tie.
+double score_as_read(double score);
+
 /// Viterbi over the characters of a word, O(length x longest piece). `vocabulary` must outlive it.
 class UnigramModel final : public WordModel {
  public:

@@ -40,6 +40,8 @@ TEST(BenchQuantize, TimesEveryStageOfABlockAndProjectsTheModel) {
   EXPECT_GT(json.at("floor_flops_per_block").get<double>(), 0.0);
   EXPECT_GT(json.at("share_of_floor").get<double>(), 0.0);
   EXPECT_GT(json.at("peak_memory_bytes").get<double>(), 1e6);
+  // Of the whole model: its embedding in f32 at least.
+  EXPECT_GE(json.at("planned_memory_bytes").get<double>(), 4.0 * 49152 * 576);
 }
 
 TEST(BenchQuantize, PrintsTheProjection) {
