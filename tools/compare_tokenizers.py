@@ -4,8 +4,8 @@
 The reference is built here from the model: a GGUF's own tokens and merges (or scores) behind the
 pre-tokenizer that tokenizer.ggml.pre names, or a tokenizer.json. With --train, tokenizers of every
 kind are trained on the texts first, as tools/make_tokenizer_golden.py has them but larger, and
-written to a folder; those that it holds already are kept. Speeds are of processor time, on one thread. Needs `tokenizers`, `numpy`, and
-`gguf` for GGUF.
+written to a folder; those that it holds already are kept. Speeds are of processor time, on one
+thread. Needs `tokenizers`, `numpy`, and `gguf` for GGUF.
 
 Usage: compare_tokenizers.py --program build/dev/tools/d2q_tokenize [--mixed MB]
                              (--model M | --train FOLDER [--scale N] [--kind K]...) TEXT...

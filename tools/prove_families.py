@@ -57,8 +57,8 @@ CASES = {
     "LLaMA 2": ("Llama", dict(rope_parameters=rope("default")), LLAMA, "scored", "llama2"),
     "LLaMA 3": ("Llama", dict(rope_parameters=rope("default", 500000.0)), LLAMA, "llama3", "llama3"),
     "LLaMA 3.1": ("Llama", dict(rope_parameters=LLAMA3), LLAMA, "llama3", "llama3_1"),
-    "LLaMA 3.2, tied": ("Llama", dict(tie_word_embeddings=True, head_dim=32, rope_parameters={**LLAMA3, "factor": 32.0}),
-                        LLAMA, "llama3", "llama3_1"),
+    "LLaMA 3.2, tied": ("Llama", dict(tie_word_embeddings=True, head_dim=32,
+                                      rope_parameters={**LLAMA3, "factor": 32.0}), LLAMA, "llama3", "llama3_1"),
     "LLaMA, linear rope": ("Llama", dict(rope_parameters=rope("linear", factor=4.0)), LLAMA, "scored", "llama2"),
     "LLaMA, dynamic rope": ("Llama", dict(max_position_embeddings=40, rope_parameters=rope("dynamic", factor=2.0)),
                             LLAMA, "scored", "llama2"),
@@ -364,7 +364,8 @@ class Prover:
         line = f"q2_0 of --grid portable: {n_equal} of {n} linears {self.same('q2_0', n_equal == n > 0)} to the bit"
         with contextlib.suppress(ImportError):
             theirs = LlamaCpp(folder / "model.gguf", 64).logits(ids)
-            line += f"; llama.cpp's logits, its activations in 8 bits: {relative(theirs, self.ours(folder / 'packed', ids)):.0e}"
+            error = relative(theirs, self.ours(folder / "packed", ids))
+            line += f"; llama.cpp's logits, its activations in 8 bits: {error:.0e}"
         return line
 
 
