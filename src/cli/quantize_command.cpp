@@ -41,6 +41,9 @@ struct QuantizeCommand {
   std::optional<int> refine_rounds;
   std::optional<std::string> tune;
   std::optional<int64_t> tune_windows;
+  std::optional<std::string> end_tune;
+  std::optional<int64_t> end_tune_windows;
+  std::optional<double> end_tune_rate;
   std::optional<std::string> calibration;
   std::optional<int64_t> samples;
   std::optional<int64_t> sequence_length;
@@ -87,10 +90,10 @@ ShiftGate parse_shift_gate(const std::string& text) {
 }
 
 /// A number of steps, or `off`.
-int64_t parse_tune_steps(const std::string& text) {
+int64_t parse_tune_steps(const char* option, const std::string& text) {
   int64_t steps = 0;
   if (text != "off" && !CLI::detail::lexical_cast(text, steps))
-    throw UsageError(fmt::format("--tune: '{}' is neither a number of steps nor off", text));
+    throw UsageError(fmt::format("{}: '{}' is neither a number of steps nor off", option, text));
   return steps;
 }
 
@@ -106,8 +109,11 @@ QuantizeOptions make_options(const QuantizeCommand& command, const Device& devic
   set_if_given(options.alpha, command.alpha);
   set_if_given(options.damping, command.damping);
   set_if_given(options.refine_rounds, command.refine_rounds);
-  if (command.tune) options.tune_steps = parse_tune_steps(*command.tune);
+  if (command.tune) options.tune_steps = parse_tune_steps("--tune", *command.tune);
   set_if_given(options.tune_windows, command.tune_windows);
+  if (command.end_tune) options.end_tune_steps = parse_tune_steps("--end-tune", *command.end_tune);
+  set_if_given(options.end_tune_windows, command.end_tune_windows);
+  set_if_given(options.end_tune_rate, command.end_tune_rate);
   set_if_given(options.calibration, command.calibration);
   set_if_given(options.samples, command.samples);
   set_if_given(options.sequence_length, command.sequence_length);
@@ -260,6 +266,15 @@ void add_method_options(CLI::App& quantize, QuantizeCommand& command) {
       "d2quant only. A step costs about three forwards of its windows through the block [preset]");
   quantize.add_option("--tune-windows", command.tune_windows,
                       "Calibration windows a step of tuning [preset]");
+  quantize.add_option(
+      "--end-tune", command.end_tune,
+      "STEPS of tuning all scales and norms at the end against the original model's next-token "
+      "distribution, or off; method d2quant only. A step costs about four forwards of its windows "
+      "through the model [preset]");
+  quantize.add_option("--end-tune-windows", command.end_tune_windows,
+                      "Calibration windows a step of tuning at the end [preset]");
+  quantize.add_option("--end-tune-rate", command.end_tune_rate,
+                      "Largest step of tuning at the end, as a share of a scale [preset]");
   quantize.add_option("--alpha", command.alpha,
                       "Weight of the asymmetric term; 0 is GPTQ [preset]");
   quantize.add_option("--damping", command.damping,

@@ -72,6 +72,11 @@ class GradientOps {
   /// bf16, d_y [T, n].
   virtual double squared_error(const Tensor& y, const Tensor& target, float factor,
                                const Tensor& d_y) = 0;
+  /// Returns Σ over rows of KL(softmax(reference) ‖ softmax(logits)) in nats, summed in f64, and
+  /// writes d_logits = factor · (softmax(logits) − softmax(reference)), its derivative by `logits`
+  /// times factor. All [T, vocabulary]; d_logits may be `logits` itself.
+  virtual double divergence(const Tensor& reference, const Tensor& logits, float factor,
+                            const Tensor& d_logits) = 0;
   /// parameter −= rate · m̂ / (√v̂ + ε); first and second moments are updated. All of one shape.
   virtual void adam(const Tensor& parameter, const Tensor& gradient, const Tensor& first_moment,
                     const Tensor& second_moment, const AdamStep& step) = 0;

@@ -155,6 +155,16 @@ void check_errors(const Tensor& weight, std::span<const Tensor> candidates, cons
   }
 }
 
+void check_divergence(const Tensor& reference, const Tensor& logits, const Tensor& d_logits) {
+  for (const Tensor* tensor : {&reference, &d_logits}) {
+    D2Q_CHECK(tensor->rows() == logits.rows() && tensor->cols() == logits.cols() &&
+                  tensor->dtype() == DType::kF32,
+              "{}x{} of dtype {} beside logits {}x{}", tensor->rows(), tensor->cols(),
+              static_cast<int>(tensor->dtype()), logits.rows(), logits.cols());
+  }
+  D2Q_CHECK(logits.dtype() == DType::kF32, "logits of dtype {}", static_cast<int>(logits.dtype()));
+}
+
 void check_compare_logits(const Tensor& reference, const Tensor& logits,
                           std::span<const int32_t> targets,
                           std::span<const LogitComparison> comparisons) {

@@ -20,6 +20,8 @@ void check_rope(const Tensor& x, int64_t n_heads, std::span<const int32_t> posit
 void check_accumulation(const Tensor& a, const Tensor& b, const Tensor& sum);
 /// x [T, n] f32 into y of the same shape, f32 or bf16.
 void check_output(const Tensor& x, const Tensor& y);
+/// GradientOps::divergence.
+void check_divergence(const Tensor& reference, const Tensor& logits, const Tensor& d_logits);
 /// Device::compare_logits.
 void check_compare_logits(const Tensor& reference, const Tensor& logits,
                           std::span<const int32_t> targets,

@@ -88,7 +88,8 @@ bool BlockQuantizer::needs_statistics(const QuantizeOptions& options) {
 bool BlockQuantizer::needs_fp_stream(const QuantizeOptions& options) {
   const bool asymmetric =
       options.method == QuantMethod::kGptaq || options.method == QuantMethod::kD2Quant;
-  const bool tuned = options.method == QuantMethod::kD2Quant && options.tune_steps > 0;
+  const bool tuned =
+      options.method == QuantMethod::kD2Quant && options.tune_steps + options.end_tune_steps > 0;
   return (asymmetric && options.alpha != 0.0) || tuned;
 }
 
@@ -437,6 +438,7 @@ void BlockQuantizer::replay(int64_t layer, const BlockWeights& stored, const Str
   if (!needs_statistics(options_)) return;
   if (needs_fp_stream(options_))
     run_block(load_block(device_, source_, layer, options_.products), streams.fp, false);
+  if (streams.quantized.empty()) return;
   BlockWeights weights = stored;
   for (Linear* linear : {&weights.q, &weights.k, &weights.v, &weights.o, &weights.gate, &weights.up,
                          &weights.down}) {

@@ -69,7 +69,7 @@ class BlockQuantizer {
                           const std::function<void(int64_t step, double loss)>& on_tune_step = {});
 
   /// Moves the streams behind a block that an earlier run finished: `stored` is its weights from
-  /// disk. Bit for bit what quantize() did.
+  /// disk. Bit for bit what quantize() did. An empty quantized stream is left alone.
   void replay(int64_t layer, const BlockWeights& stored, const Streams& streams);
 
  private:

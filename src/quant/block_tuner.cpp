@@ -2,43 +2,18 @@
 
 #include <algorithm>
 #include <chrono>
-#include <numeric>
 #include <optional>
 #include <utility>
 #include <vector>
 
-#include "base/rng.h"
 #include "model/family.h"
 #include "quant/tuned_parameters.h"
+#include "quant/window_order.h"
 
 namespace d2q {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-constexpr int64_t kWindowsPerHeldOutOne = 16;
-
-/// The training windows in an order that is shuffled anew whenever it is used up.
-class WindowOrder {
- public:
-  WindowOrder(int64_t n_windows, uint64_t seed)
-      : rng_(seed), windows_(static_cast<size_t>(n_windows)), next_(windows_.size()) {
-    std::iota(windows_.begin(), windows_.end(), 0);
-  }
-  int64_t next() {
-    if (next_ == windows_.size()) {
-      for (size_t i = windows_.size(); i > 1; --i)
-        std::swap(windows_[i - 1], windows_[rng_.below(i)]);
-      next_ = 0;
-    }
-    return windows_[next_++];
-  }
-
- private:
-  Rng rng_;
-  std::vector<int64_t> windows_;
-  size_t next_;
-};
 
 }  // namespace
 
@@ -81,10 +56,6 @@ struct BlockTuner::Candidate {
     target.mlp_norm = weights.mlp_norm;
   }
 };
-
-int64_t held_out_windows(int64_t samples) {
-  return std::max<int64_t>(1, samples / kWindowsPerHeldOutOne);
-}
 
 bool has_tuned_scales(const LinearSettings& settings) {
   return !settings.keep && settings.grid.kind == GridKind::kSignPlanes;

@@ -23,8 +23,6 @@ struct BlockTuning {
   double seconds = 0.0;
 };
 
-/// Calibration windows that only measure, the last ones: a sixteenth, at least one.
-int64_t held_out_windows(int64_t samples);
 /// Whether a linear with these settings has scales to tune.
 bool has_tuned_scales(const LinearSettings& settings);
 /// Whether the options tune block `layer`: method d2quant, and a linear of sign planes in it.

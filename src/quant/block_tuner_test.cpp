@@ -6,6 +6,7 @@
 
 #include "quant/block_quantizer.h"
 #include "quant/testing/tiny_model.h"
+#include "quant/window_order.h"
 
 namespace d2q {
 namespace {

@@ -15,7 +15,8 @@ QuantizeOptions preset_options(const std::string& preset) {
   options.alpha = 0.4;  // with the exact target; measured against 0.25 and 0.6 in docs/results.md
   if (preset == "best") {
     options.refine_rounds = 5;
-    options.tune_steps = 80;
+    options.tune_steps = 40;
+    options.end_tune_steps = 40;
     return options;
   }
   if (preset == "fast") {
@@ -44,6 +45,30 @@ void validate_group(int64_t group_size, const char* option) {
   if (group_size < 8 || group_size > 65536) {
     fail(ErrorCode::kInvalidArgument, "{}: group size {} is not between 8 and 65536", option,
          group_size);
+  }
+}
+
+void validate_tuning(const QuantizeOptions& options) {
+  for (const auto& [option, steps] :
+       {std::pair{"--tune", options.tune_steps}, {"--end-tune", options.end_tune_steps}}) {
+    if (steps < 0 || steps > 100'000)
+      fail(ErrorCode::kInvalidArgument, "{} {} is not between 0 and 100000", option, steps);
+  }
+  for (const auto& [option, windows] : {std::pair{"--tune-windows", options.tune_windows},
+                                        {"--end-tune-windows", options.end_tune_windows}}) {
+    if (windows < 1 || windows > 1'000'000)
+      fail(ErrorCode::kInvalidArgument, "{} {} is not between 1 and 1000000", option, windows);
+  }
+  if (!(options.end_tune_rate > 0.0 && options.end_tune_rate <= 1.0)) {
+    fail(ErrorCode::kInvalidArgument, "--end-tune-rate {} is not above 0 and at most 1",
+         options.end_tune_rate);
+  }
+  if (options.tune_steps + options.end_tune_steps > 0 && options.samples < 2 &&
+      options.method == QuantMethod::kD2Quant) {
+    fail(ErrorCode::kInvalidArgument,
+         "--samples {}: tuning holds a window out, so it needs two at least; pass more or --tune "
+         "off --end-tune off",
+         options.samples);
   }
 }
 
@@ -83,19 +108,7 @@ void validate(const QuantizeOptions& options) {
   if (!(options.damping > 0.0 && options.damping <= 1.0)) {
     fail(ErrorCode::kInvalidArgument, "--damping {} is not above 0 and at most 1", options.damping);
   }
-  if (options.tune_steps < 0 || options.tune_steps > 100'000) {
-    fail(ErrorCode::kInvalidArgument, "--tune {} is not between 0 and 100000", options.tune_steps);
-  }
-  if (options.tune_windows < 1 || options.tune_windows > 1'000'000) {
-    fail(ErrorCode::kInvalidArgument, "--tune-windows {} is not between 1 and 1000000",
-         options.tune_windows);
-  }
-  if (options.tune_steps > 0 && options.samples < 2 && options.method == QuantMethod::kD2Quant) {
-    fail(ErrorCode::kInvalidArgument,
-         "--samples {}: tuning holds a window out, so it needs two at least; pass more or --tune "
-         "off",
-         options.samples);
-  }
+  validate_tuning(options);
   if (options.shift_gate.kind != ShiftGate::Kind::kNone && !(options.shift_gate.threshold >= 0.0)) {
     fail(ErrorCode::kInvalidArgument, "--dac-gate: threshold {} is negative",
          options.shift_gate.threshold);

@@ -45,11 +45,14 @@ struct QuantizeOptions {
   /// Only what other software's formats hold exactly: uniform grids of 2 bits whose zeros are 1 or
   /// 2 (GGUF's Q2_0), no column scales, no tuning of scales.
   bool portable_grid = false;
-  int64_t tune_steps = 0;    // METHOD.md §9: steps of block tuning (method d2quant); 0 = none
-  int64_t tune_windows = 2;  // calibration windows a step
-  bool tune_shifts = true;   // shifts of the norms, beside scales and gains
-  double damping = 0.01;     // share of mean(diag Hess) added to the diagonal
-  std::string calibration;   // a text or jsonl file, or "self"
+  int64_t tune_steps = 0;      // METHOD.md §9: steps of block tuning (method d2quant); 0 = none
+  int64_t tune_windows = 2;    // calibration windows a step
+  int64_t end_tune_steps = 0;  // §9.2: steps of tuning the whole model (method d2quant); 0 = none
+  int64_t end_tune_windows = 2;  // calibration windows a step
+  double end_tune_rate = 1e-3;   // its largest step, of factors on scales and of gains
+  bool tune_shifts = true;       // shifts of the norms, beside scales and gains
+  double damping = 0.01;         // share of mean(diag Hess) added to the diagonal
+  std::string calibration;       // a text or jsonl file, or "self"
   int64_t samples = 128;
   int64_t sequence_length = 2048;
   uint64_t seed = 0;

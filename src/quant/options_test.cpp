@@ -38,6 +38,9 @@ TEST(Options, OnlyTheBestPresetTunes) {
   EXPECT_GT(preset_options("best").tune_steps, 0);
   EXPECT_EQ(preset_options("fast").tune_steps, 0);
   EXPECT_EQ(preset_options("paper").tune_steps, 0);
+  EXPECT_GT(preset_options("best").end_tune_steps, 0);
+  EXPECT_EQ(preset_options("fast").end_tune_steps, 0);
+  EXPECT_EQ(preset_options("paper").end_tune_steps, 0);
   // Another method does not tune, whatever the preset says.
   QuantizeOptions options = preset_options("best");
   options.method = QuantMethod::kRtn;
@@ -100,6 +103,16 @@ TEST(Options, EveryMistakeIsAnErrorThatNamesTheOption) {
       {[](Options& o) { o.tune_steps = -1; }, "--tune -1"},
       {[](Options& o) { o.tune_steps = 100'001; }, "--tune 100001"},
       {[](Options& o) { o.tune_windows = 0; }, "--tune-windows 0"},
+      {[](Options& o) { o.end_tune_steps = -1; }, "--end-tune -1"},
+      {[](Options& o) { o.end_tune_steps = 100'001; }, "--end-tune 100001"},
+      {[](Options& o) { o.end_tune_windows = 0; }, "--end-tune-windows 0"},
+      {[](Options& o) { o.end_tune_rate = 0.0; }, "--end-tune-rate 0"},
+      {[](Options& o) { o.end_tune_rate = NAN; }, "--end-tune-rate nan"},
+      {[](Options& o) {
+         o.end_tune_steps = 1;
+         o.samples = 1;
+       },
+       "--samples 1: tuning"},
       {[](Options& o) {
          o.tune_steps = 1;
          o.samples = 1;

@@ -23,18 +23,8 @@ namespace fs = std::filesystem;
 
 constexpr const char* kIdentityFile = "run.json";
 constexpr const char* kReportKey = "d2quant.block";
-
-/// A tensor and its bytes, in the order of the shard.
-struct ShardTensor {
-  SafetensorsSpec spec;
-  std::vector<std::byte> bytes;
-};
-
-template <typename T>
-std::vector<std::byte> to_bytes(std::span<const T> values) {
-  const auto bytes = std::as_bytes(values);
-  return {bytes.begin(), bytes.end()};
-}
+constexpr const char* kTunedFile = "end_tuning.safetensors";
+constexpr const char* kTunedReportKey = "d2quant.end_tuning";
 
 std::vector<std::byte> to_half_bytes(const Matrix<float>& matrix, const std::string& name) {
   std::vector<Half> halves(static_cast<size_t>(matrix.size()));
@@ -45,17 +35,6 @@ std::vector<std::byte> to_half_bytes(const Matrix<float>& matrix, const std::str
     }
   }
   return to_bytes(std::span<const Half>(halves));
-}
-
-void add_norm(Device& device, const std::string& name, const NormParams& norm,
-              std::vector<ShardTensor>& tensors) {
-  for (const auto& [suffix, tensor] :
-       {std::pair{".weight", norm.gain}, std::pair{".bias", norm.shift}}) {
-    if (tensor.empty()) continue;
-    const Matrix<float> values = to_host<float>(device, tensor);
-    tensors.push_back(
-        {{name + suffix, SafetensorsType::kF32, {values.size()}}, to_bytes(values.span())});
-  }
 }
 
 void add_packed(const std::string& weight, const PackedLinear& packed,
@@ -73,6 +52,22 @@ void write_shard(const fs::path& path, const std::vector<ShardTensor>& tensors,
   SafetensorsWriter writer(path, specs, metadata);
   for (const ShardTensor& tensor : tensors) writer.write(tensor.spec.name, tensor.bytes);
   writer.finish();
+}
+
+ShardTensor copy_of(const SafetensorsTensor& tensor) {
+  return {{tensor.name, tensor.type, tensor.shape}, to_bytes(tensor.bytes)};
+}
+
+/// The JSON object that the file's metadata holds under `key`.
+nlohmann::json report_in(const SafetensorsFile& file, const char* key) {
+  const auto entry = file.metadata().find(key);
+  nlohmann::json report;
+  if (entry != file.metadata().end()) report = parse_json(entry->second, file.path().string());
+  if (!report.is_object()) {
+    fail(ErrorCode::kCorrupt, "{}: has no {} report; was it written by this program?",
+         file.path().string(), key);
+  }
+  return report;
 }
 
 /// Whether --overwrite may remove `path`: nothing but what this program wrote, however it was
@@ -182,14 +177,7 @@ void OutputFolder::write_block(Device& device, ThreadPool& pool, const ModelConf
 }
 
 nlohmann::json OutputFolder::block_report(int64_t layer) const {
-  const SafetensorsFile shard(partial_ / shard_name(layer));
-  const auto entry = shard.metadata().find(kReportKey);
-  nlohmann::json report;
-  if (entry != shard.metadata().end()) report = parse_json(entry->second, shard.path().string());
-  if (!report.is_object())
-    fail(ErrorCode::kCorrupt, "{}: has no block report; was it written by this program?",
-         shard.path().string());
-  return report;
+  return report_in(SafetensorsFile(partial_ / shard_name(layer)), kReportKey);
 }
 
 void OutputFolder::write_index_of_finished_blocks() const {
@@ -217,10 +205,54 @@ void OutputFolder::write_rest(const std::vector<RestTensor>& rest) {
   write_shard(partial_ / shard_name(n_blocks_), tensors, metadata);
 }
 
-void OutputFolder::finish(const nlohmann::json& report) {
+void OutputFolder::write_index() const {
   std::vector<std::string> shards;
   for (int64_t index = 0; index <= n_blocks_; ++index) shards.push_back(shard_name(index));
   write_safetensors_index(partial_, shards);
+}
+
+void OutputFolder::write_tuned(const std::vector<std::vector<ShardTensor>>& shards,
+                               const nlohmann::json& report) {
+  std::vector<ShardTensor> tensors;
+  std::map<std::string, std::string> metadata{{kTunedReportKey, report.dump()}};
+  for (size_t index = 0; index < shards.size(); ++index) {
+    for (const ShardTensor& tensor : shards[index]) {
+      tensors.push_back(tensor);
+      metadata[tensor.spec.name] = shard_name(static_cast<int64_t>(index));
+    }
+  }
+  write_shard(partial_ / kTunedFile, tensors, metadata);
+}
+
+std::optional<nlohmann::json> OutputFolder::tuned_report() const {
+  if (!fs::exists(partial_ / kTunedFile)) return std::nullopt;
+  return report_in(SafetensorsFile(partial_ / kTunedFile), kTunedReportKey);
+}
+
+void OutputFolder::apply_tuned() const {
+  const SafetensorsFile tuned(partial_ / kTunedFile);
+  const auto shard_of = [&](const SafetensorsTensor& tensor) {
+    const auto entry = tuned.metadata().find(tensor.name);
+    return entry == tuned.metadata().end() ? std::string() : entry->second;
+  };
+  for (int64_t index = 0; index <= n_blocks_; ++index) {
+    const std::string name = shard_name(index);
+    const SafetensorsFile shard(partial_ / name);
+    std::vector<ShardTensor> tensors;
+    for (const SafetensorsTensor& tensor : shard.tensors()) {
+      const SafetensorsTensor* newer = tuned.find(tensor.name);
+      tensors.push_back(copy_of(newer == nullptr ? tensor : *newer));
+    }
+    for (const SafetensorsTensor& tensor : tuned.tensors()) {
+      if (shard_of(tensor) == name && shard.find(tensor.name) == nullptr)
+        tensors.push_back(copy_of(tensor));
+    }
+    write_shard(partial_ / name, tensors, shard.metadata());
+  }
+}
+
+void OutputFolder::finish(const nlohmann::json& report) {
+  write_index();
   write_file_atomically(partial_ / "d2quant.json", report.dump(2) + "\n");
   std::error_code error;
   if (overwrite_ && fs::exists(path_)) {
@@ -237,6 +269,8 @@ void OutputFolder::finish(const nlohmann::json& report) {
     fail(ErrorCode::kIo, "{}: cannot be given its final name: {}", path_.string(), error.message());
   // Not before: an unfinished folder without its identity could be resumed with other settings.
   fs::remove(path_ / kIdentityFile, error);
+  // Nor this one: the tuned shards would be tuned again.
+  fs::remove(path_ / kTunedFile, error);
   const fs::path parent = path_.parent_path();
   sync_directory(parent.empty() ? fs::path(".") : parent);
 }

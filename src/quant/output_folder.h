@@ -13,6 +13,7 @@
 #include "kernels/device.h"
 #include "model/config.h"
 #include "quant/block_quantizer.h"
+#include "quant/shard_tensor.h"
 
 namespace d2q {
 
@@ -46,6 +47,20 @@ class OutputFolder {
     std::optional<PackedLinear> packed;  // in place of values
   };
   void write_rest(const std::vector<RestTensor>& tensors);
+
+  /// Makes the whole model readable through open_model(working_path()).
+  void write_index() const;
+
+  /// The tensors, by shard, that take the place of those of their names or come behind the shard's
+  /// last one, and what the report says of the tuning that made them. All are on disk at once; they
+  /// stay there until the folder has its name, so that a stopped run neither repeats nor doubles
+  /// what they do.
+  void write_tuned(const std::vector<std::vector<ShardTensor>>& shards,
+                   const nlohmann::json& report);
+  /// The report of write_tuned(), by this run or the one that it resumes.
+  std::optional<nlohmann::json> tuned_report() const;
+  /// Puts the tensors of write_tuned() into their shards; again with the same result.
+  void apply_tuned() const;
 
   /// Writes index and d2quant.json and gives the folder its name.
   void finish(const nlohmann::json& report);

@@ -22,6 +22,7 @@
 #include "quant/bit_allocation.h"
 #include "quant/block_quantizer.h"
 #include "quant/calibration.h"
+#include "quant/end_stage.h"
 #include "quant/output_folder.h"
 #include "quant/packed_rest.h"
 #include "quant/prepare.h"
@@ -86,6 +87,9 @@ json describe(const QuantizeOptions& options) {
           {"portable_grid", options.portable_grid},
           {"tune_steps", options.tune_steps},
           {"tune_windows", options.tune_windows},
+          {"end_tune_steps", options.end_tune_steps},
+          {"end_tune_windows", options.end_tune_windows},
+          {"end_tune_rate", options.end_tune_rate},
           {"tune_shifts", options.tune_shifts},
           {"damping", options.damping},
           {"samples", options.samples},
@@ -189,18 +193,6 @@ json describe(const QuantizedBlock& block) {
   return report;
 }
 
-/// The embedding as the packed folder has it.
-InputEmbedding stored_embedding(Device& device, ThreadPool& pool, const InputEmbedding& fp,
-                                const QuantizeOptions& options) {
-  const InputEmbedding stored = fp.converted(device, DType::kF16);
-  if (options.embed_bits == 16) return stored;
-  Matrix<float> values = to_host<float>(device, fp.tokens());
-  const PackedLinear packed =
-      round_to_packed(device, pool, values, options.embed_bits, options.group_size);
-  dequantize(packed.view(), values.span());
-  return stored.with_tokens(to_device(device, values, DType::kF32));
-}
-
 Streams start_streams(Device& device, ThreadPool& pool, const WeightSource& source,
                       const QuantizeOptions& options, const std::vector<int32_t>& ids) {
   Streams streams;
@@ -217,47 +209,6 @@ Streams start_streams(Device& device, ThreadPool& pool, const WeightSource& sour
   streams.quantized = device.allocate(n_tokens, hidden, DType::kF32);
   stored.embed(device, ids, options.sequence_length, 0, streams.quantized);
   return streams;
-}
-
-/// Embedding, learned positions, final norm and, where it is not tied, the head.
-std::vector<OutputFolder::RestTensor> rest_of_model(Device& device, ThreadPool& pool,
-                                                    const WeightSource& source,
-                                                    const QuantizeOptions& options,
-                                                    const json& last_block) {
-  const auto stored = [&](const std::string& name, int bits) {
-    OutputFolder::RestTensor tensor{name, source.load(name), true, std::nullopt};
-    if (bits != 16) {
-      tensor.packed = round_to_packed(device, pool, tensor.values, bits, options.group_size);
-      tensor.values = Matrix<float>();
-    }
-    return tensor;
-  };
-  const ModuleNames& modules = family_named(source.config().family).modules;
-  const std::string final_norm(modules.final_norm.hf);
-  std::vector<OutputFolder::RestTensor> rest;
-  const std::string embedding = std::string(modules.embedding.hf) + ".weight";
-  rest.push_back(stored(embedding, options.embed_bits));
-  if (!modules.positions.hf.empty()) {
-    const std::string positions = std::string(modules.positions.hf) + ".weight";
-    rest.push_back({positions, source.load(positions), true, {}});
-  }
-  rest.push_back({final_norm + ".weight", source.load(final_norm + ".weight"), false, {}});
-  const std::string bias = final_norm + ".bias";
-  if (last_block.contains("final_shift")) {
-    const auto shift = last_block["final_shift"].get<std::vector<float>>();
-    Matrix<float> values = source.has(bias)
-                               ? source.load(bias)
-                               : Matrix<float>(1, static_cast<int64_t>(shift.size()), true);
-    for (size_t j = 0; j < shift.size(); ++j) values.data()[j] += shift[j];
-    rest.push_back({bias, std::move(values), false, {}});
-  } else if (source.has(bias)) {
-    rest.push_back({bias, source.load(bias), false, {}});
-  }
-  if (!source.config().tied_embeddings) {
-    const std::string head = std::string(modules.head.hf) + ".weight";
-    rest.push_back(stored(head, options.head_bits));
-  }
-  return rest;
 }
 
 /// Spends options.target_bits, if there is one, by what rounding does to the first windows.
@@ -351,7 +302,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   OutputFolder folder(output, identity, packed_config(model, options), config.n_layers,
                       options.resume, options.overwrite);
 
-  BlockQuantizer quantizer(device, *source, options, rope);
+  std::optional<BlockQuantizer> quantizer(std::in_place, device, *source, options, rope);
   Streams streams = start_streams(device, pool, *source, options, calibration.ids);
   const Family& family = family_named(config.family);
   const NormParams final_norm =
@@ -359,14 +310,17 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
 
   json blocks = json::array();
   const int64_t done = folder.blocks_done();
+  const bool tunes = tunes_end(options) && !folder.tuned_report();
+  // Behind the last block only the teacher's stream is still wanted.
+  if (done == config.n_layers) streams.quantized = {};
   if (done > 0) {
     folder.write_index_of_finished_blocks();
     const auto finished = open_model(folder.working_path());
     for (int64_t layer = 0; layer < done; ++layer) {
       report_progress("resume", layer, done,
                       fmt::format("replaying block {}/{}", layer + 1, config.n_layers));
-      if (done < config.n_layers)
-        quantizer.replay(layer, load_block(device, *finished, layer, options.products), streams);
+      if (done < config.n_layers || tunes)
+        quantizer->replay(layer, load_block(device, *finished, layer, options.products), streams);
       blocks.push_back(folder.block_report(layer));
     }
   }
@@ -392,7 +346,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
     };
     const bool corrects_final = options.final_correction && layer + 1 == config.n_layers;
     phases.enter("quantize");
-    const QuantizedBlock block = quantizer.quantize(
+    const QuantizedBlock block = quantizer->quantize(
         layer, streams, corrects_final ? &final_norm : nullptr, on_linear, on_tune_step);
     phases.enter("write");
     json block_report = describe(block);
@@ -407,9 +361,27 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
     seconds["peak_memory_bytes"] = peak_resident_bytes();
     timings.push_back(std::move(seconds));
   }
+  quantizer.reset();
+  streams.quantized = {};
   report_progress("write", config.n_layers, config.n_layers, output.string());
-  folder.write_rest(rest_of_model(device, pool, *source, options, blocks.back()));
+  const json& last = blocks.back();
+  folder.write_rest(packed_rest(device, pool, *source, options,
+                                last.contains("final_shift")
+                                    ? last["final_shift"].get<std::vector<float>>()
+                                    : std::vector<float>()));
   write_tokenizer_files(model, folder.working_path());
+  if (tunes) {
+    phases.enter("tune");
+    tune_end(device, pool, options, rope,
+             {streams.fp, load_head(device, *source, options.products)}, calibration.ids, folder,
+             progress);
+    phases.enter("write");
+  }
+  const std::optional<json> end_tuning = folder.tuned_report();
+  if (end_tuning) {
+    report_progress("write", config.n_layers, config.n_layers, output.string());
+    folder.apply_tuned();
+  }
 
   // What goes into the folder holds no times: the same run gives the same bytes.
   json report{{"format_version", kPackedFormatVersion},
@@ -419,6 +391,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
               {"bits_per_weight", bits_per_weight(blocks)},
               {"blocks", blocks}};
   for (json& block : report["blocks"]) block.erase("final_shift");
+  if (end_tuning) report["end_tuning"] = *end_tuning;
   folder.finish(report);
   phases.stop();
   report["timings"] = timings;

@@ -267,6 +267,7 @@ TEST_F(PipelineTest, EveryFamilyIsQuantizedTunedAndRunsAsItsWeights) {
     best.sequence_length = 32;
     best.refine_rounds = 1;
     best.tune_steps = 4;
+    best.end_tune_steps = 3;
     best.overwrite = true;
     return best;
   }();
@@ -280,6 +281,7 @@ TEST_F(PipelineTest, EveryFamilyIsQuantizedTunedAndRunsAsItsWeights) {
       EXPECT_EQ(block["linears"].size(), family.gated_mlp ? 7u : 6u);
       EXPECT_TRUE(block.contains("tuning"));
     }
+    EXPECT_EQ(report["end_tuning"]["steps"], 3);
     const std::shared_ptr<const WeightSource> packed = open_model(out("out"));
     EXPECT_LE(test::relative_difference(logits(packed), logits(std::make_shared<Expanded>(packed))),
               5e-4);

@@ -11,8 +11,10 @@
 #include "model/weight_source.h"
 #include "quant/block_quantizer.h"
 #include "quant/block_tuner.h"
+#include "quant/end_tuner.h"
 #include "quant/linear_settings.h"
 #include "quant/pipeline.h"
+#include "quant/window_order.h"
 
 namespace d2q {
 namespace {
@@ -69,6 +71,20 @@ double flops_per_token(const ModelConfig& c, const QuantizeOptions& options, boo
   return total;
 }
 
+/// Bytes that one token takes between the forward and the backward of a block.
+int64_t tuned_token_bytes(const ModelConfig& c, DType products) {
+  const int64_t attention = c.n_heads * c.head_dim;
+  const int64_t projections = attention + 2 * c.n_kv_heads * c.head_dim;
+  return 4 * (6 * c.hidden_size + projections + 5 * c.intermediate_size) +
+         size_of(products) * (2 * c.hidden_size + attention + c.intermediate_size);
+}
+
+/// Tokens of a step on `windows` windows.
+int64_t batch_tokens(const QuantizeOptions& options, int64_t windows) {
+  const int64_t training = options.samples - held_out_windows(options.samples);
+  return std::min(windows, training) * options.sequence_length;
+}
+
 /// What tuning one block costs (METHOD.md §9).
 class TuningCost {
  public:
@@ -90,31 +106,76 @@ class TuningCost {
     // The held-out windows twice, and the quantized stream's second way through the block.
     const auto forwards = static_cast<double>(
         (2 * held_out_windows(options.samples) + options.samples) * options.sequence_length);
-    return static_cast<double>(options.tune_steps * batch_tokens(options)) * step +
+    return static_cast<double>(options.tune_steps * batch_tokens(options, options.tune_windows)) *
+               step +
            forwards * forward.total();
   }
 
   int64_t bytes(const ModelConfig& c, const QuantizeOptions& options) const {
     const int64_t element = size_of(options.products);
-    const int64_t attention = c.n_heads * c.head_dim;
-    const int64_t projections = attention + 2 * c.n_kv_heads * c.head_dim;
-    const int64_t token_bytes = 4 * (6 * c.hidden_size + projections + 5 * c.intermediate_size) +
-                                element * (2 * c.hidden_size + attention + c.intermediate_size);
     // The block original, quantized and tuned; codes, one linear's gradient; of the scales start,
     // value, factor, its two moments and both gradients.
-    return batch_tokens(options) * token_bytes + 3 * weights_ * element + tuned_ + 4 * largest_ +
-           4 * 7 * scales_;
+    return batch_tokens(options, options.tune_windows) * tuned_token_bytes(c, options.products) +
+           3 * weights_ * element + tuned_ + 4 * largest_ + 4 * 7 * scales_;
   }
 
  private:
-  static int64_t batch_tokens(const QuantizeOptions& options) {
-    const int64_t training = options.samples - held_out_windows(options.samples);
-    return std::min(options.tune_windows, training) * options.sequence_length;
-  }
-
   int64_t weights_ = 0;
   int64_t tuned_ = 0;    // weights whose scales are tuned
   int64_t scales_ = 0;   // those scales
+  int64_t largest_ = 0;  // weights of the largest linear among them
+};
+
+/// What tuning the whole model at the end costs (METHOD.md §9.2).
+class EndTuningCost {
+ public:
+  void add(const LinearShape& shape, const LinearSettings& settings, DType products) {
+    const PackedLayout layout = packed_layout(settings, shape.rows, shape.cols);
+    if (settings.keep || !TunedScales::takes(layout)) {
+      model_bytes_ += size_of(products) * shape.size();
+      return;
+    }
+    const bool is_uniform = layout.kind == PackedKind::kUniform;
+    const int64_t groups = layout.rows * layout.n_groups();
+    const int64_t planes = is_uniform ? layout.bits + 1 : layout.n_params();
+    tuned_ += shape.size();
+    largest_ = std::max(largest_, shape.size());
+    // Codes; of each plane start and value; of each factor its value and two moments.
+    model_bytes_ += shape.size() + 4 * groups * (2 * planes + 3 * (is_uniform ? 1 : planes));
+  }
+
+  double flops(const ModelConfig& c, const QuantizeOptions& options, bool gated) const {
+    const ForwardFlops block = forward_flops(c, options, gated);
+    const auto layers = static_cast<double>(c.n_layers);
+    const double head = 2.0 * static_cast<double>(c.vocab_size * c.hidden_size);
+    // Two forwards and the gradients of inputs and of tuned weights; the head of both models, and
+    // the gradient of its input.
+    const double step = layers * (3.0 * block.linear + 4.5 * block.attention) +
+                        2.0 * static_cast<double>(tuned_) + 3.0 * head;
+    const double measured = layers * block.total() + 2.0 * head;
+    return static_cast<double>(options.end_tune_steps *
+                               batch_tokens(options, options.end_tune_windows)) *
+               step +
+           static_cast<double>(2 * held_out_windows(options.samples) * options.sequence_length) *
+               measured;
+  }
+
+  int64_t bytes(const ModelConfig& c, const QuantizeOptions& options, int64_t block_weights) const {
+    const int64_t element = size_of(options.products);
+    const int64_t d = c.hidden_size;
+    // The teacher's stream; each block's input; stream, gradient and final norm's output.
+    const int64_t stream = 4 * d * options.samples * options.sequence_length;
+    const int64_t token_bytes = 4 * d * (c.n_layers + 3) + tuned_token_bytes(c, options.products);
+    const int64_t logits = 2 * 4 * c.vocab_size * logit_rows(c.vocab_size, options.sequence_length);
+    // The embedding in f16, both heads; a dense block, one linear's gradient.
+    return stream + batch_tokens(options, options.end_tune_windows) * token_bytes + logits +
+           model_bytes_ + (2 + 2 * element) * c.vocab_size * d + element * block_weights +
+           4 * largest_;
+  }
+
+ private:
+  int64_t model_bytes_ = 0;
+  int64_t tuned_ = 0;    // weights whose scales are tuned
   int64_t largest_ = 0;  // weights of the largest linear among them
 };
 
@@ -141,6 +202,7 @@ QuantizePlan plan_quantization(const ModelConfig& c, const QuantizeOptions& opti
   int64_t block_weights = 0;
   int64_t tuning_bytes = 0;
   double tuning_flops = 0.0;
+  EndTuningCost end_tuning;
   for (int64_t layer = 0; layer < c.n_layers; ++layer) {
     block_weights = 0;
     TuningCost tuning;
@@ -150,6 +212,7 @@ QuantizePlan plan_quantization(const ModelConfig& c, const QuantizeOptions& opti
           linear_settings(options, name, absorbs_column_scale(c, shape.projection));
       block_weights += shape.size();
       tuning.add(shape, settings);
+      end_tuning.add(shape, settings, options.products);
       if (settings.keep) {
         plan.output_bytes += shape.size() * 2;
         continue;
@@ -193,6 +256,10 @@ QuantizePlan plan_quantization(const ModelConfig& c, const QuantizeOptions& opti
     plan.floor_flops = static_cast<double>(tokens) * static_cast<double>(c.n_layers) *
                            flops_per_token(c, options, gated) +
                        tuning_flops;
+    if (tunes_end(options)) {
+      memory = std::max(memory, end_tuning.bytes(c, options, block_weights));
+      plan.floor_flops += end_tuning.flops(c, options, gated);
+    }
   }
   plan.peak_memory_bytes = memory;
   return plan;

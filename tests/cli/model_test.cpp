@@ -205,9 +205,13 @@ TEST_F(ModelCommands, TuningIsChosenByThePresetAndChangedByItsOption) {
   };
   const double off = work({"--tune", "off"});
   EXPECT_EQ(work({"--tune", "0"}), off);
+  EXPECT_GT(off, work({"--tune", "off", "--end-tune", "off"}));
+  EXPECT_GT(work({}), work({"--end-tune", "10"}));
+  EXPECT_GT(work({"--end-tune", "10"}), work({"--end-tune", "10", "--end-tune-windows", "1"}));
   EXPECT_GT(work({}), work({"--tune", "10"}));
   EXPECT_GT(work({"--tune", "10"}), work({"--tune", "10", "--tune-windows", "1"}));
-  EXPECT_EQ(work({"--preset", "fast"}), work({"--preset", "fast", "--tune", "off"}));
+  EXPECT_EQ(work({"--preset", "fast"}),
+            work({"--preset", "fast", "--tune", "off", "--end-tune", "off"}));
 }
 
 TEST_F(ModelCommands, QuantizeRefusesToOverwriteUnlessTold) {
@@ -223,8 +227,10 @@ TEST_F(ModelCommands, QuantizeRefusesWrongOptionsAsUsage) {
   EXPECT_EQ(run_d2quant(quantize_arguments({"--layer", "down_proj"})).exit_code, 2);
   EXPECT_EQ(run_d2quant(quantize_arguments({"--preset", "nonsense"})).exit_code, 2);
   EXPECT_EQ(run_d2quant(quantize_arguments({"--dac-gate", "loud"})).exit_code, 2);
-  for (const char* steps : {"often", "-3", "1.5"})
+  for (const char* steps : {"often", "-3", "1.5"}) {
     EXPECT_EQ(run_d2quant(quantize_arguments({"--tune", steps})).exit_code, 2) << steps;
+    EXPECT_EQ(run_d2quant(quantize_arguments({"--end-tune", steps})).exit_code, 2) << steps;
+  }
   EXPECT_FALSE(std::filesystem::exists(output_));
 }
 

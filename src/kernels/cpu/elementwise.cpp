@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "kernels/cpu/forward_ops.h"
 #include "kernels/operation_checks.h"
@@ -256,6 +257,23 @@ double divergence(const ForwardKernels& kernels, const float* expected, const fl
   return weighted / sum - expected_log_sum + found_log_sum;
 }
 
+/// d = factor · (softmax(found) − softmax(expected)), given the rows' log sums. d may be `found`.
+void divergence_gradient(const ForwardKernels& kernels, const float* expected, const float* found,
+                         int64_t n, double expected_log_sum, double found_log_sum, float factor,
+                         float* d) {
+  constexpr int64_t kSlice = 1024;
+  std::array<float, kSlice> wanted;
+  std::array<float, kSlice> given;
+  for (int64_t begin = 0; begin < n; begin += kSlice) {
+    const int64_t count = std::min(kSlice, n - begin);
+    kernels.exp_sum(expected + begin, count, 1.0f, static_cast<float>(expected_log_sum),
+                    wanted.data());
+    kernels.exp_sum(found + begin, count, 1.0f, static_cast<float>(found_log_sum), given.data());
+    for (size_t i = 0; i < static_cast<size_t>(count); ++i)
+      d[static_cast<size_t>(begin) + i] = factor * (given[i] - wanted[i]);
+  }
+}
+
 }  // namespace
 
 void cross_entropy_cpu(CpuContext& context, const Tensor& logits, std::span<const int32_t> targets,
@@ -295,6 +313,26 @@ void compare_logits_cpu(CpuContext& context, const Tensor& reference, const Tens
                             std::max_element(found, found + n) - found;
     }
   });
+}
+
+double divergence_cpu(CpuContext& context, const Tensor& reference, const Tensor& logits,
+                      float factor, const Tensor& d_logits) {
+  check_divergence(reference, logits, d_logits);
+  const int64_t n = logits.cols();
+  std::vector<double> divergences(static_cast<size_t>(logits.rows()));
+  context.for_blocks(logits.rows(), rows_per_task(n), [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float* expected = reference.data<float>() + row * n;
+      const float* found = logits.data<float>() + row * n;
+      const double expected_sum = log_sum(context.kernels, expected, n);
+      const double found_sum = log_sum(context.kernels, found, n);
+      divergences[static_cast<size_t>(row)] =
+          divergence(context.kernels, expected, found, n, expected_sum, found_sum);
+      divergence_gradient(context.kernels, expected, found, n, expected_sum, found_sum, factor,
+                          d_logits.data<float>() + row * n);
+    }
+  });
+  return std::accumulate(divergences.begin(), divergences.end(), 0.0);
 }
 
 }  // namespace d2q

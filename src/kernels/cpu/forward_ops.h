@@ -25,6 +25,8 @@ void gated_activation_cpu(CpuContext& context, Activation act, const Tensor& gat
 void add_cpu(CpuContext& context, const Tensor& x, const Tensor& y);
 void cross_entropy_cpu(CpuContext& context, const Tensor& logits, std::span<const int32_t> targets,
                        std::span<double> losses);
+double divergence_cpu(CpuContext& context, const Tensor& reference, const Tensor& logits,
+                      float factor, const Tensor& d_logits);
 void compare_logits_cpu(CpuContext& context, const Tensor& reference, const Tensor& logits,
                         std::span<const int32_t> targets, std::span<LogitComparison> comparisons);
 

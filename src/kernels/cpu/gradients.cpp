@@ -1,5 +1,7 @@
 #include "kernels/cpu/gradients.h"
 
+#include "kernels/cpu/forward_ops.h"
+
 namespace d2q {
 namespace {
 
@@ -49,6 +51,10 @@ class CpuGradients final : public GradientOps {
   void scale_gradients(const TunedLinear& linear, const Tensor& d_w,
                        const Tensor& d_params) override {
     d2q::scale_gradients(context_.forward, linear, d_w, d_params);
+  }
+  double divergence(const Tensor& reference, const Tensor& logits, float factor,
+                    const Tensor& d_logits) override {
+    return divergence_cpu(context_.forward, reference, logits, factor, d_logits);
   }
   double squared_error(const Tensor& y, const Tensor& target, float factor,
                        const Tensor& d_y) override {

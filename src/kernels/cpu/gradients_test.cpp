@@ -374,6 +374,49 @@ TEST(SquaredError, sums_in_double_and_scales_the_gradient) {
   });
 }
 
+/// KL(softmax(reference) ‖ softmax(logits)) of one row.
+double divergence_of(const std::vector<double>& reference, const std::vector<double>& logits) {
+  double reference_sum = 0.0, sum = 0.0, result = 0.0;
+  for (const double x : reference) reference_sum += std::exp(x);
+  for (const double x : logits) sum += std::exp(x);
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const double log_p = reference[i] - std::log(reference_sum);
+    result += std::exp(log_p) * (log_p - logits[i] + std::log(sum));
+  }
+  return result;
+}
+
+TEST(Divergence, and_its_gradient_equal_f64_and_finite_differences_also_in_place) {
+  test::on_every_isa([](Device& device) {
+    for (const int64_t n : {2, 33, 1500}) {
+      const Tensor reference = random_tensor(device, 5, n, DType::kF32, 1, 4.0);
+      const Tensor logits = random_tensor(device, 5, n, DType::kF32, 2, 4.0);
+      std::copy_n(reference.data<float>() + n, n, logits.data<float>() + n);  // row 1: the same
+      const Tensor d_logits = poisoned(device, 5, n);
+      const double found = device.gradients().divergence(reference, logits, 0.5f, d_logits);
+      double expected = 0.0;
+      for (int64_t row = 0; row < 5; ++row) {
+        const std::vector<double> wanted = row_of(reference, row);
+        std::vector<double> given = row_of(logits, row);
+        const auto loss = [&] { return divergence_of(wanted, given); };
+        expected += loss();
+        for (int64_t i = 0; i < n; i += 1 + n / 40) {
+          // Probabilities of at most 1, exponentials within 4 roundings of arguments up to 40.
+          ASSERT_NEAR(at(d_logits, row, i),
+                      0.5 * finite_difference(given, static_cast<size_t>(i), loss),
+                      160.0 * test::kF32Unit)
+              << device.name() << " " << n;
+        }
+      }
+      // Differences of up to about 30, weighted by probabilities of that error.
+      EXPECT_NEAR(found, expected, 5 * 30.0 * 160.0 * test::kF32Unit) << device.name() << " " << n;
+      const std::string apart = test::bytes_of(d_logits);
+      EXPECT_EQ(device.gradients().divergence(reference, logits, 0.5f, logits), found);
+      EXPECT_EQ(test::bytes_of(logits), apart);
+    }
+  });
+}
+
 TEST(Adam, follows_its_formulas_over_several_steps) {
   ThreadPool pool(2);
   const auto device = make_cpu_device(pool);

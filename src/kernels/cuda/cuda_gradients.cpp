@@ -231,6 +231,11 @@ class CudaGradients final : public GradientOps {
     return result;
   }
 
+  double divergence(const Tensor& reference, const Tensor& logits, float factor,
+                    const Tensor& d_logits) override {
+    return divergence_cuda(*context_, reference, logits, factor, d_logits);
+  }
+
   void adam(const Tensor& parameter, const Tensor& gradient, const Tensor& first_moment,
             const Tensor& second_moment, const AdamStep& step) override {
     for (const Tensor* tensor : {&gradient, &first_moment, &second_moment}) {

@@ -245,6 +245,19 @@ TEST_F(CudaGradients, squared_error_equals_the_cpus) {
   }
 }
 
+TEST_F(CudaGradients, divergence_equals_the_cpus_also_in_place) {
+  for (const int64_t vocabulary : {2, 255, 5000}) {
+    const Tensor reference = random(6, vocabulary, DType::kF32);
+    const Tensor logits = random(6, vocabulary, DType::kF32);
+    logits.data<float>()[vocabulary] = 300.0f;  // a row whose exponentials would overflow
+    const Tensor d_logits = result(6, vocabulary), gpu_logits = to_gpu(logits);
+    const double expected = on_cpu().divergence(reference, logits, 0.25f, d_logits);
+    const double found = on_gpu().divergence(to_gpu(reference), gpu_logits, 0.25f, gpu_logits);
+    EXPECT_NEAR(found, expected, 1e-5 * (1.0 + expected)) << vocabulary;
+    EXPECT_LE(difference_to_gpu(gpu_logits, d_logits), 1e-5) << vocabulary;
+  }
+}
+
 TEST_F(CudaGradients, adam_equals_the_cpus) {
   const Tensor parameter = random(30, 41, DType::kF32), first = random(30, 41, DType::kF32);
   const Tensor second = cpu_->allocate(30, 41, DType::kF32);
