@@ -20,7 +20,7 @@ nlohmann::json tune_end(Device& device, ThreadPool& pool, const QuantizeOptions&
   report_progress(0, "the whole model");
   folder.write_index();
   const std::shared_ptr<const WeightSource> stored = open_model(folder.working_path());
-  const TunedModel model(device, *stored, options, end_tune_rates(options));
+  const TunedModel model(device, pool, *stored, options, end_tune_rates(options));
   const EndTuner tuner(device, stored->config(), rope, options, model, teacher);
   const EndTuning tuning = tuner.tune(ids, [&](int64_t step, double divergence) {
     report_progress(step, fmt::format("divergence {:.4g}", divergence));
@@ -30,8 +30,7 @@ nlohmann::json tune_end(Device& device, ThreadPool& pool, const QuantizeOptions&
                         {"divergence_after", tuning.divergence_after},
                         {"accepted", tuning.accepted}};
   folder.write_tuned(
-      tuning.accepted ? model.changed_tensors(pool) : std::vector<std::vector<ShardTensor>>(),
-      report);
+      tuning.accepted ? model.changed_tensors() : std::vector<std::vector<ShardTensor>>(), report);
   return report;
 }
 

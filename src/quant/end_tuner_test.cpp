@@ -124,7 +124,7 @@ TEST_F(EndTunerTest, GradientsOfNormsEqualFiniteDifferences) {
     use(family);
     const auto stored = quantized();
     const EndTeacher fp = teacher();
-    const TunedModel model(*device_, *stored, options_, {});
+    const TunedModel model(*device_, pool_, *stored, options_, {});
     const EndTuner tuner(*device_, stored->config(), rope_, options_, model, fp);
     const std::vector<int64_t> windows = {2, 0};
     const auto tokens = static_cast<double>(2 * options_.sequence_length);
@@ -162,7 +162,7 @@ TEST_F(EndTunerTest, GradientsOfWeightsEqualFiniteDifferencesOfStoredScales) {
   const EndTeacher fp = teacher();
   const std::vector<int64_t> windows = {1, 3};
   const auto tokens = static_cast<double>(2 * options_.sequence_length);
-  const TunedModel model(*device_, *stored, options_, {});
+  const TunedModel model(*device_, pool_, *stored, options_, {});
   const EndTuner tuner(*device_, stored->config(), rope_, options_, model, fp);
   const Collected found = gradients_of(tuner, windows);
   for (int64_t layer = 0; layer < 2; ++layer) {
@@ -180,7 +180,7 @@ TEST_F(EndTunerTest, GradientsOfWeightsEqualFiniteDifferencesOfStoredScales) {
       };
       const auto larger = with(1.02f), smaller = with(0.98f);
       const auto divergence = [&](const WeightSource& source) {
-        const TunedModel changed(*device_, source, options_, {});
+        const TunedModel changed(*device_, pool_, source, options_, {});
         return EndTuner(*device_, source.config(), rope_, options_, changed, fp)
             .divergence(ids_, windows);
       };
@@ -213,7 +213,7 @@ TEST_F(EndTunerTest, LowersTheDivergenceAndStoresWhatItMeasured) {
   run("out", plain);
   const auto stored = open_model(out("out"));
   const EndTeacher fp = teacher();
-  const TunedModel model(*device_, *stored, options_, end_tune_rates(options_));
+  const TunedModel model(*device_, pool_, *stored, options_, end_tune_rates(options_));
   const EndTuner tuner(*device_, stored->config(), rope_, options_, model, fp);
   std::vector<double> losses;
   const EndTuning tuning =
@@ -222,7 +222,7 @@ TEST_F(EndTunerTest, LowersTheDivergenceAndStoresWhatItMeasured) {
   EXPECT_TRUE(tuning.accepted);
   EXPECT_LT(tuning.divergence_after, tuning.divergence_before);
   // Scales, gains and shifts of all but kept and 8-bit linears are others, codes are not.
-  const auto shards = model.changed_tensors(pool_);
+  const auto shards = model.changed_tensors();
   ASSERT_EQ(shards.size(), 3u);
   std::vector<std::string> names;
   for (const ShardTensor& tensor : shards[1]) names.push_back(tensor.spec.name);
@@ -240,14 +240,14 @@ TEST_F(EndTunerTest, DoesWithoutShiftsWhereTheyMayNotBe) {
   options_.tune_shifts = false;
   options_.deviation_correction = false;
   const auto stored = quantized();
-  const TunedModel model(*device_, *stored, options_, {});
-  for (const auto& shard : model.changed_tensors(pool_)) {
+  const TunedModel model(*device_, pool_, *stored, options_, {});
+  for (const auto& shard : model.changed_tensors()) {
     for (const ShardTensor& tensor : shard)
       EXPECT_FALSE(tensor.spec.name.ends_with("norm.bias")) << tensor.spec.name;
   }
   options_.tune_shifts = true;
   options_.final_correction = false;
-  const TunedModel shifted(*device_, *stored, options_, {});
+  const TunedModel shifted(*device_, pool_, *stored, options_, {});
   EXPECT_TRUE(shifted.head().norm.shift.empty());
   EXPECT_FALSE(shifted.block(0).attention_norm.shift.empty());
 }

@@ -15,8 +15,8 @@ QuantizeOptions preset_options(const std::string& preset) {
   options.alpha = 0.4;  // with the exact target; measured against 0.25 and 0.6 in docs/results.md
   if (preset == "best") {
     options.refine_rounds = 5;
-    options.tune_steps = 40;
-    options.end_tune_steps = 40;
+    options.tune_steps = 20;
+    options.end_tune_steps = 30;
     return options;
   }
   if (preset == "fast") {

@@ -299,4 +299,32 @@ PackedLinear pack_solution(const LinearSolution& solution, ThreadPool& pool) {
   return packed;
 }
 
+LinearSolution unpack_solution(const PackedView& packed, ThreadPool& pool) {
+  const PackedLayout& layout = packed.layout;
+  const int64_t n_tiles = layout.n_row_tiles();
+  const int64_t n_params = layout.n_groups() * layout.n_params();
+  LinearSolution solution;
+  solution.layout = layout;
+  solution.codes.resize(static_cast<size_t>(layout.rows * layout.cols));
+  solution.params.resize(static_cast<size_t>(layout.rows * n_params));
+  const auto part = [](auto& values, int64_t begin, int64_t count) {
+    return std::span(values).subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
+  };
+  pool.parallel_for((n_tiles + kTilesPerTask - 1) / kTilesPerTask, [&](int64_t task, int) {
+    // Row tiles lie one after another: some of them are a matrix of their own.
+    const int64_t first_tile = task * kTilesPerTask;
+    const int64_t tiles = std::min(kTilesPerTask, n_tiles - first_tile);
+    const int64_t row = first_tile * kTileRows;
+    PackedView slice = packed;
+    slice.layout.rows = std::min(tiles * kTileRows, layout.rows - row);
+    const int64_t tile_codes = codes_bytes(layout) / n_tiles;
+    const int64_t tile_scales = scales_count(layout) / n_tiles;
+    slice.codes = part(packed.codes, first_tile * tile_codes, tiles * tile_codes);
+    slice.scales = part(packed.scales, first_tile * tile_scales, tiles * tile_scales);
+    unpack(slice, part(solution.codes, row * layout.cols, slice.layout.rows * layout.cols),
+           part(solution.params, row * n_params, slice.layout.rows * n_params));
+  });
+  return solution;
+}
+
 }  // namespace d2q

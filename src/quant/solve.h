@@ -53,6 +53,8 @@ struct PackedLinear {
 };
 /// In parallel over row tiles.
 PackedLinear pack_solution(const LinearSolution& solution, ThreadPool& pool);
+/// The layout, codes and params of a solution that was packed; likewise.
+LinearSolution unpack_solution(const PackedView& packed, ThreadPool& pool);
 
 /// How the linears of an input set are solved.
 struct SolveOptions {

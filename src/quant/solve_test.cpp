@@ -279,6 +279,23 @@ TEST_F(SolveTest, PackedAndReconstructedWeightsAgree) {
   }
 }
 
+TEST_F(SolveTest, UnpackingGivesCodesAndParametersBack) {
+  // One task of row tiles, and several with a last tile that is not whole.
+  for (const int64_t rows : {19, 1999}) {
+    LinearSolution solution;
+    solution.layout = {PackedKind::kSignPlanes, 3, rows, 100, 48};
+    for (int64_t i = 0; i < rows * 100; ++i)
+      solution.codes.push_back(static_cast<uint8_t>(i * i % 8));
+    for (int64_t i = 0; i < rows * 3 * 3; ++i)
+      solution.params.push_back(static_cast<float>(i % 2047));  // exact in fp16
+    const PackedLinear packed = pack_solution(solution, pool_);
+    const LinearSolution found = unpack_solution(packed.view(), pool_);
+    EXPECT_EQ(found.layout, solution.layout);
+    EXPECT_EQ(found.codes, solution.codes);
+    EXPECT_EQ(found.params, solution.params);
+  }
+}
+
 TEST_F(SolveTest, TheWeightsOnTheDeviceAreThoseThatWillBeStored) {
   const test::SolverProblem problem = test::solver_problem(19, 100, {3, 77});
   for (const Grid& grid : {uniform(2), uniform(4), planes(2, true), planes(3, false)}) {

@@ -2,29 +2,13 @@
 
 #include <algorithm>
 #include <string>
-#include <utility>
 
 #include "format/packed_container.h"
-#include "kernels/host_copy.h"
 #include "model/family.h"
 #include "model/load_weights.h"
 #include "quant/block_quantizer.h"
 
 namespace d2q {
-namespace {
-
-/// Codes and scales of a packed matrix, row-major.
-LinearSolution unpacked(const PackedView& packed) {
-  const PackedLayout& layout = packed.layout;
-  LinearSolution solution;
-  solution.layout = layout;
-  solution.codes.resize(static_cast<size_t>(layout.rows * layout.cols));
-  solution.params.resize(static_cast<size_t>(layout.rows * layout.n_groups() * layout.n_params()));
-  unpack(packed, solution.codes, solution.params);
-  return solution;
-}
-
-}  // namespace
 
 ModelHead load_head(Device& device, const WeightSource& source, DType products) {
   const Family& family = family_named(source.config().family);
@@ -34,9 +18,10 @@ ModelHead load_head(Device& device, const WeightSource& source, DType products) 
           densify(device, load_linear(device, source, std::string(linear.hf), products), products)};
 }
 
-TunedModel::TunedModel(Device& device, const WeightSource& stored, const QuantizeOptions& options,
-                       const TuneRates& rates)
+TunedModel::TunedModel(Device& device, ThreadPool& pool, const WeightSource& stored,
+                       const QuantizeOptions& options, const TuneRates& rates)
     : device_(device),
+      pool_(pool),
       stored_(stored),
       options_(options),
       embedding_(device, stored, DType::kF16),
@@ -57,7 +42,7 @@ std::string TunedModel::weight_name(int64_t layer, const BlockLinear& linear) co
 }
 
 LinearSolution TunedModel::stored_solution(int64_t layer, const BlockLinear& linear) const {
-  return unpacked(*stored_.packed(weight_name(layer, linear)));
+  return unpack_solution(*stored_.packed(weight_name(layer, linear)), pool_);
 }
 
 void TunedModel::load_linear_of(Block& block, int64_t layer, const BlockLinear& linear,
@@ -118,7 +103,7 @@ void TunedModel::round() const {
   }
 }
 
-std::vector<std::vector<ShardTensor>> TunedModel::changed_tensors(ThreadPool& pool) const {
+std::vector<std::vector<ShardTensor>> TunedModel::changed_tensors() const {
   const ModuleNames& modules = family_named(stored_.config().family).modules;
   std::vector<std::vector<ShardTensor>> shards;
   for (int64_t layer = 0; layer < n_blocks(); ++layer) {
@@ -132,7 +117,7 @@ std::vector<std::vector<ShardTensor>> TunedModel::changed_tensors(ThreadPool& po
       if (!scales) continue;
       LinearSolution solution = stored_solution(layer, linear);
       scales->store(solution);
-      const PackedLinear packed = pack_solution(solution, pool);
+      const PackedLinear packed = pack_solution(solution, pool_);
       const std::string name = weight_name(layer, linear);
       const std::vector<SafetensorsSpec> specs = packed_specs(name, packed.layout);
       // Only a scale whose sign has changed turns codes around.

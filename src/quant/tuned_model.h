@@ -29,8 +29,8 @@ ModelHead load_head(Device& device, const WeightSource& source, DType products);
 class TunedModel {
  public:
   /// `stored` is the packed folder. All references must outlive the object.
-  TunedModel(Device& device, const WeightSource& stored, const QuantizeOptions& options,
-             const TuneRates& rates);
+  TunedModel(Device& device, ThreadPool& pool, const WeightSource& stored,
+             const QuantizeOptions& options, const TuneRates& rates);
 
   int64_t n_blocks() const { return static_cast<int64_t>(blocks_.size()); }
   /// x [T, hidden] f32 of whole windows.
@@ -52,7 +52,7 @@ class TunedModel {
 
   /// The stored tensors that are others now, by shard: a block's at its index, the final norm's
   /// behind the last.
-  std::vector<std::vector<ShardTensor>> changed_tensors(ThreadPool& pool) const;
+  std::vector<std::vector<ShardTensor>> changed_tensors() const;
 
  private:
   struct Block {
@@ -67,6 +67,7 @@ class TunedModel {
   std::string weight_name(int64_t layer, const BlockLinear& linear) const;
 
   Device& device_;
+  ThreadPool& pool_;
   const WeightSource& stored_;
   const QuantizeOptions& options_;
   InputEmbedding embedding_;

@@ -1,6 +1,5 @@
 // Shape checks and launches of the element-wise operations.
 #include <algorithm>
-#include <numeric>
 #include <vector>
 
 #include "kernels/cuda/cuda_forward_ops.h"
@@ -166,21 +165,6 @@ void compare_logits_cuda(CudaContext& context, DeviceIntegers& integers, const T
     const double* value = &values[4 * row];
     comparisons[row] = {value[0], value[1], value[2], value[3] != 0.0};
   }
-}
-
-double divergence_cuda(CudaContext& context, const Tensor& reference, const Tensor& logits,
-                       float factor, const Tensor& d_logits) {
-  check_divergence(reference, logits, d_logits);
-  check_rows(logits.rows());
-  if (logits.empty()) return 0.0;
-  const Tensor results = context.allocate(1, logits.rows(), DType::kF64);
-  check_cuda(cuda::launch_divergence(reference.data<float>(), logits.data<float>(), logits.rows(),
-                                     logits.cols(), factor, d_logits.data<float>(),
-                                     results.data<double>(), context.stream()),
-             "divergence of logits");
-  std::vector<double> values(static_cast<size_t>(results.size()));
-  context.download(results.raw(), values.data(), results.n_bytes());
-  return std::accumulate(values.begin(), values.end(), 0.0);
 }
 
 void mirror_lower_cuda(CudaContext& context, const Tensor& matrix) {

@@ -49,10 +49,6 @@ cudaError_t launch_cross_entropy(const float* logits, const int32_t* targets, in
 cudaError_t launch_compare_logits(const float* reference, const float* logits,
                                   const int32_t* targets, int64_t rows, int64_t vocabulary,
                                   double* results, cudaStream_t stream);
-/// divergences [rows]; d_logits may be `logits`.
-cudaError_t launch_divergence(const float* reference, const float* logits, int64_t rows,
-                              int64_t vocabulary, float factor, float* d_logits,
-                              double* divergences, cudaStream_t stream);
 
 /// matrix [n, n].
 cudaError_t launch_mirror_lower(float* matrix, int64_t n, cudaStream_t stream);

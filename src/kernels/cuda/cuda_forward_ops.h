@@ -44,8 +44,6 @@ void cross_entropy_cuda(CudaContext& context, DeviceIntegers& integers, const Te
 void compare_logits_cuda(CudaContext& context, DeviceIntegers& integers, const Tensor& reference,
                          const Tensor& logits, std::span<const int32_t> targets,
                          std::span<LogitComparison> comparisons);
-double divergence_cuda(CudaContext& context, const Tensor& reference, const Tensor& logits,
-                       float factor, const Tensor& d_logits);
 
 void linear_cuda(CudaContext& context, const Tensor& x, const Tensor& w, const Tensor& bias,
                  const Tensor& y);

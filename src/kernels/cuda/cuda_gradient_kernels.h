@@ -60,6 +60,10 @@ int64_t squared_error_parts(int64_t n);
 /// partial: workspace [squared_error_parts(n)]; sum: one value.
 cudaError_t launch_squared_error(const Values& y, const Values& target, float factor, int64_t n,
                                  float* d_y, double* partial, double* sum, cudaStream_t stream);
+/// divergences [rows]; d_logits may be `logits`.
+cudaError_t launch_divergence(const float* reference, const float* logits, int64_t rows,
+                              int64_t vocabulary, float factor, float* d_logits,
+                              double* divergences, cudaStream_t stream);
 /// The corrections are 1 / (1 - beta^step).
 struct AdamUpdate {
   float rate = 0.0f;

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <vector>
 
 #include "kernels/cuda/cuda_forward_ops.h"
 #include "kernels/cuda/cuda_gradient_kernels.h"
@@ -233,7 +235,17 @@ class CudaGradients final : public GradientOps {
 
   double divergence(const Tensor& reference, const Tensor& logits, float factor,
                     const Tensor& d_logits) override {
-    return divergence_cuda(*context_, reference, logits, factor, d_logits);
+    check_divergence(reference, logits, d_logits);
+    check_launch(logits.rows());
+    if (logits.empty()) return 0.0;
+    const Tensor results = context_->allocate(1, logits.rows(), DType::kF64);
+    check_cuda(cuda::launch_divergence(reference.data<float>(), logits.data<float>(), logits.rows(),
+                                       logits.cols(), factor, d_logits.data<float>(),
+                                       results.data<double>(), context_->stream()),
+               "divergence of logits");
+    std::vector<double> values(static_cast<size_t>(results.size()));
+    context_->download(results.raw(), values.data(), results.n_bytes());
+    return std::accumulate(values.begin(), values.end(), 0.0);
   }
 
   void adam(const Tensor& parameter, const Tensor& gradient, const Tensor& first_moment,

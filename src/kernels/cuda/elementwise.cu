@@ -1,6 +1,7 @@
 // Conversions, embedding, norms, rope, activations and sums: bound by memory, one pass over rows.
 #include <cmath>
 
+#include "kernels/cuda/cuda_softmax.cuh"
 #include "kernels/cuda/cuda_values.cuh"
 
 namespace d2q::cuda {
@@ -95,27 +96,6 @@ __global__ void cross_entropy(const float* logits, const int32_t* targets, int64
   }
 }
 
-/// What the softmax of one row needs, in every thread of its block.
-struct RowSums {
-  float top;
-  int top_index;  // the first of equals
-  double sum;     // of exp(value - top)
-};
-
-__device__ RowSums sum_row(const float* values, int64_t vocabulary) {
-  float top = -INFINITY;
-  for (int64_t i = threadIdx.x; i < vocabulary; i += kThreads) top = fmaxf(top, values[i]);
-  top = reduce_threads<kThreads>(top, Largest());
-  int index = static_cast<int>(vocabulary);
-  double sum = 0.0;
-  for (int64_t i = threadIdx.x; i < vocabulary; i += kThreads) {
-    if (values[i] == top && index == static_cast<int>(vocabulary)) index = static_cast<int>(i);
-    sum += static_cast<double>(expf(values[i] - top));
-  }
-  index = reduce_threads<kThreads>(index, Smallest());
-  return {top, index, reduce_threads<kThreads>(sum, Sum())};
-}
-
 /// One block a row; results [rows, 4].
 __global__ void compare_logits(const float* reference, const float* logits, const int32_t* targets,
                                int64_t vocabulary, double* results) {
@@ -138,31 +118,6 @@ __global__ void compare_logits(const float* reference, const float* logits, cons
   result[1] = log_a - static_cast<double>(expected[targets[row]]);
   result[2] = log_b - static_cast<double>(found[targets[row]]);
   result[3] = a.top_index == b.top_index ? 1.0 : 0.0;
-}
-
-/// One block a row. d_logits may be `logits`: each element is written by the thread that has read
-/// it last.
-__global__ void divergence(const float* reference, const float* logits, int64_t vocabulary,
-                           float factor, float* d_logits, double* divergences) {
-  const int64_t row = blockIdx.x;
-  const float* expected = reference + row * vocabulary;
-  const float* found = logits + row * vocabulary;
-  const RowSums a = sum_row(expected, vocabulary);
-  const RowSums b = sum_row(found, vocabulary);
-  const auto a_share = static_cast<float>(1.0 / a.sum), b_share = static_cast<float>(1.0 / b.sum);
-  double weighted = 0.0;
-  for (int64_t i = threadIdx.x; i < vocabulary; i += kThreads) {
-    const float wanted = expf(expected[i] - a.top);
-    const float given = expf(found[i] - b.top);
-    weighted += static_cast<double>(wanted) *
-                (static_cast<double>(expected[i]) - static_cast<double>(found[i]));
-    d_logits[row * vocabulary + i] = factor * (given * b_share - wanted * a_share);
-  }
-  weighted = reduce_threads<kThreads>(weighted, Sum());
-  if (threadIdx.x == 0) {
-    divergences[row] = weighted / a.sum - (log(a.sum) + static_cast<double>(a.top)) + log(b.sum) +
-                       static_cast<double>(b.top);
-  }
 }
 
 // Up to this width a warp normalises a row: the rows are heads then, and many.
@@ -243,15 +198,6 @@ cudaError_t launch_compare_logits(const float* reference, const float* logits,
   if (rows == 0) return cudaSuccess;
   compare_logits<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(reference, logits, targets,
                                                                        vocabulary, results);
-  return cudaGetLastError();
-}
-
-cudaError_t launch_divergence(const float* reference, const float* logits, int64_t rows,
-                              int64_t vocabulary, float factor, float* d_logits,
-                              double* divergences, cudaStream_t stream) {
-  if (rows == 0) return cudaSuccess;
-  divergence<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
-      reference, logits, vocabulary, factor, d_logits, divergences);
   return cudaGetLastError();
 }
 

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/cuda/cuda_gradient_kernels.h"
+#include "kernels/cuda/cuda_softmax.cuh"
 #include "kernels/cuda/cuda_values.cuh"
 
 namespace d2q::cuda {
@@ -240,6 +241,31 @@ cudaError_t launch_add_slices(const float* partial, int which, int64_t rows, int
   return cudaGetLastError();
 }
 
+/// One block a row. d_logits may be `logits`: each element is written by the thread that has read
+/// it last.
+__global__ void divergence(const float* reference, const float* logits, int64_t vocabulary,
+                           float factor, float* d_logits, double* divergences) {
+  const int64_t row = blockIdx.x;
+  const float* expected = reference + row * vocabulary;
+  const float* found = logits + row * vocabulary;
+  const RowSums a = sum_row(expected, vocabulary);
+  const RowSums b = sum_row(found, vocabulary);
+  const auto a_share = static_cast<float>(1.0 / a.sum), b_share = static_cast<float>(1.0 / b.sum);
+  double weighted = 0.0;
+  for (int64_t i = threadIdx.x; i < vocabulary; i += kThreads) {
+    const float wanted = expf(expected[i] - a.top);
+    const float given = expf(found[i] - b.top);
+    weighted += static_cast<double>(wanted) *
+                (static_cast<double>(expected[i]) - static_cast<double>(found[i]));
+    d_logits[row * vocabulary + i] = factor * (given * b_share - wanted * a_share);
+  }
+  weighted = reduce_threads<kThreads>(weighted, Sum());
+  if (threadIdx.x == 0) {
+    divergences[row] = weighted / a.sum - (log(a.sum) + static_cast<double>(a.top)) + log(b.sum) +
+                       static_cast<double>(b.top);
+  }
+}
+
 }  // namespace
 
 int64_t column_sum_slices(int64_t rows) {
@@ -322,6 +348,15 @@ cudaError_t launch_squared_error(const Values& y, const Values& target, float fa
     if (status != cudaSuccess) return status;
   }
   add_parts<<<1, kThreads, 0, stream>>>(partial, n_parts, sum);
+  return cudaGetLastError();
+}
+
+cudaError_t launch_divergence(const float* reference, const float* logits, int64_t rows,
+                              int64_t vocabulary, float factor, float* d_logits,
+                              double* divergences, cudaStream_t stream) {
+  if (rows == 0) return cudaSuccess;
+  divergence<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
+      reference, logits, vocabulary, factor, d_logits, divergences);
   return cudaGetLastError();
 }
 
