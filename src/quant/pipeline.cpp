@@ -168,6 +168,7 @@ json describe(const QuantizedBlock& block) {
                     {"objective_after", s.objective_after},
                     {"output_energy", s.output_energy},
                     {"relative_error", s.relative_error},
+                    {"target_error", s.target_error},
                     {"stages", stages},
                     {"damping", s.damping},
                     {"rounded_only", s.rounded_only},

@@ -61,8 +61,9 @@ class RefinedSolveTest : public ::testing::Test {
     return result;
   }
 
-  /// Σ (ŵ − w*) Hd (ŵ − w*)ᵀ / tr(W H Wᵀ) of a solution, H undamped in the denominator.
-  double objective(const LinearSolution& solution, bool with_cross) const {
+  /// Σ (ŵ − w*) M (ŵ − w*)ᵀ / tr(W H Wᵀ) of a solution, H undamped in the denominator.
+  double objective(const LinearSolution& solution, bool with_cross,
+                   const Matrix<double>& metric) const {
     const Matrix<float> weights = test::reconstruct(solution);
     const Matrix<double> wanted = target(with_cross);
     double total = 0.0;
@@ -70,7 +71,7 @@ class RefinedSolveTest : public ::testing::Test {
     for (int64_t row = 0; row < kRows; ++row) {
       for (int64_t i = 0; i < kColumns; ++i) {
         for (int64_t j = 0; j < kColumns; ++j) {
-          total += (static_cast<double>(weights(row, i)) - wanted(row, i)) * hessian_(i, j) *
+          total += (static_cast<double>(weights(row, i)) - wanted(row, i)) * metric(i, j) *
                    (static_cast<double>(weights(row, j)) - wanted(row, j));
           scale += static_cast<double>(problem_.weight(row, i)) *
                    static_cast<double>(problem_.gram(i, j)) *
@@ -93,10 +94,12 @@ TEST_F(RefinedSolveTest, ReportsTheObjectiveOfTheExactTarget) {
       const LinearSolution solution = solve(grid, 2, with_cross);
       // The walk, the first refit, and in each of two rounds codes, scales and perhaps c.
       ASSERT_EQ(solution.stages.size(), grid.column_scale ? 8u : 6u);
-      const double expected = objective(solution, with_cross);
+      const double expected = objective(solution, with_cross, hessian_);
       // f32 products of the 112-column rows against f64.
       EXPECT_NEAR(solution.stages.back().objective, expected, 1e-3 * expected)
           << "bits " << grid.bits;
+      const double undamped = objective(solution, with_cross, test::widen(problem_.gram));
+      EXPECT_NEAR(solution.target_error, undamped, 1e-3 * undamped) << "bits " << grid.bits;
     }
   }
 }

@@ -196,14 +196,15 @@ void InputSetSolver::refine(const ColumnWalk& walk, bool middle_zero, const Tens
   }
 }
 
-ColumnWalk InputSetSolver::walk(const Tensor& weight, const Request& wanted,
-                                const Factorised& parts, std::vector<StageObjective>& stages) {
+InputSetSolver::Walked InputSetSolver::walk(const Tensor& weight, const Request& wanted,
+                                            const Factorised& parts) {
   const Grid& grid = wanted.grid;
   const int64_t rows = weight.rows();
   const auto n_groups = static_cast<int64_t>(parts.order.groups.size());
-  ColumnWalk request;
+  Walked result;
+  ColumnWalk& request = result.walk;
+  Tensor& target = result.target;
   request.weight = gathered(device_, weight, parts.live_columns);
-  Tensor target;
   if (!wanted.plain_rounding) {
     request.inverse_factor = parts.factor;
     request.asymmetry = parts.asymmetry;
@@ -225,8 +226,8 @@ ColumnWalk InputSetSolver::walk(const Tensor& weight, const Request& wanted,
   request.column_scale = device_.allocate(1, n_inputs_, DType::kF32);
   device_.solver().column_walk(request);
   if (wanted.middle_zero) centre_zeros(request);
-  if (!target.empty()) refine(request, wanted.middle_zero, target, parts, stages);
-  return request;
+  if (!target.empty()) refine(request, wanted.middle_zero, target, parts, result.stages);
+  return result;
 }
 
 LinearSolution InputSetSolver::collect(const ColumnWalk& walk, int64_t group_size,
@@ -248,7 +249,7 @@ LinearSolution InputSetSolver::collect(const ColumnWalk& walk, int64_t group_siz
   return solution;
 }
 
-void InputSetSolver::measure(const Tensor& weight, const Tensor& rounded,
+void InputSetSolver::measure(const Tensor& weight, const Tensor& rounded, const Tensor& target,
                              LinearSolution& solution) const {
   const Tensor candidates[] = {rounded, solution.weight};
   const ErrorReport report = device_.matrices().errors(weight, candidates, gram_, deviation_);
@@ -261,6 +262,12 @@ void InputSetSolver::measure(const Tensor& weight, const Tensor& rounded,
   solution.objective_before = objective(report.errors[0]);
   solution.objective_after = objective(report.errors[1]);
   solution.relative_error = report.errors[1].symmetric / report.energy;
+  solution.target_error = solution.relative_error;
+  if (target.empty()) return;
+  const ErrorReport from_target =
+      device_.matrices().errors(target, {&solution.weight, 1}, gram_, Tensor());
+  if (from_target.energy > 0.0)
+    solution.target_error = from_target.errors[0].symmetric / report.energy;
 }
 
 LinearSolution InputSetSolver::solve(const Tensor& weight, const Grid& grid, int64_t group_size,
@@ -271,17 +278,18 @@ LinearSolution InputSetSolver::solve(const Tensor& weight, const Grid& grid, int
   const Factorised& parts = factorised(size);
   enter("solve");
   const bool can_solve = !parts.factor.empty();
-  std::vector<StageObjective> stages;
-  LinearSolution solution =
-      collect(walk(weight, {grid, middle_zero, !can_solve}, parts, stages), size, parts);
+  Walked walked = walk(weight, {grid, middle_zero, !can_solve}, parts);
+  LinearSolution solution = collect(walked.walk, size, parts);
   if (gram_.empty()) return solution;
-  solution.stages = std::move(stages);
+  solution.stages = std::move(walked.stages);
   solution.damping = parts.damping;
   solution.rounded_only = !can_solve;
   enter("report");
   const Grid plain{GridKind::kUniform, grid.bits, false};
-  const ColumnWalk rounded = walk(weight, {plain, false, true}, parts, stages);
-  measure(weight, gathered(device_, rounded.weight, parts.places), solution);
+  const Walked rounded = walk(weight, {plain, false, true}, parts);
+  const Tensor target =
+      walked.target.empty() ? Tensor() : gathered(device_, walked.target, parts.places);
+  measure(weight, gathered(device_, rounded.walk.weight, parts.places), target, solution);
   return solution;
 }
 

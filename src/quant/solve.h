@@ -37,9 +37,10 @@ struct LinearSolution {
   // uniform grid of the same bits and groups) and after; 0 without statistics.
   double objective_before = 0.0;
   double objective_after = 0.0;
-  double output_energy = 0.0;          // ‖WX‖², scaled as the Gram matrix is
-  double relative_error = 0.0;         // ‖(Ŵ − W)X‖² / ‖WX‖²
-  double damping = 0.0;                // share of the mean diagonal that the factorisation needed
+  double output_energy = 0.0;   // ‖WX‖², scaled as the Gram matrix is
+  double relative_error = 0.0;  // ‖(Ŵ − W)X‖² / ‖WX‖²
+  double target_error = 0.0;    // ‖(Ŵ − W*)X‖² / ‖WX‖², W* of §8.1: no damping in it
+  double damping = 0.0;         // share of the mean diagonal that the factorisation needed
   std::vector<StageObjective> stages;  // of the refinement, in order; empty without it
   bool rounded_only = false;           // every rung of the damping ladder failed: plain rounding
 };
@@ -96,13 +97,18 @@ class InputSetSolver {
     bool middle_zero;
     bool plain_rounding;
   };
-  ColumnWalk walk(const Tensor& weight, const Request& wanted, const Factorised& parts,
-                  std::vector<StageObjective>& stages);
+  struct Walked {
+    ColumnWalk walk;
+    Tensor target;  // W* in the order of the walk; empty without a refinement
+    std::vector<StageObjective> stages;
+  };
+  Walked walk(const Tensor& weight, const Request& wanted, const Factorised& parts);
   void refine(const ColumnWalk& walk, bool middle_zero, const Tensor& target,
               const Factorised& parts, std::vector<StageObjective>& stages);
   void centre_zeros(const ColumnWalk& walk);
   LinearSolution collect(const ColumnWalk& walk, int64_t group_size, const Factorised& parts);
-  void measure(const Tensor& weight, const Tensor& rounded, LinearSolution& solution) const;
+  void measure(const Tensor& weight, const Tensor& rounded, const Tensor& target,
+               LinearSolution& solution) const;
 
   Device& device_;
   int64_t n_inputs_;

@@ -32,26 +32,28 @@ holds() { awk "BEGIN { exit !($1) }"; }
 
 # The comparisons quantize the first blocks alone, to take seconds instead of minutes.
 part=(--preset paper --samples 4 --seq 256 --keep 'layers\.([4-9]|[12][0-9])\.')
+# The folders have one name in three places: the model card is headed with it.
+mkdir "$work/two" "$work/one" "$work/killed"
 say "two threads, then one thread, then killed and resumed; all three must be equal"
-quantize "$work/two" 2 "${part[@]}"
-quantize "$work/one" 1 "${part[@]}"
+quantize "$work/two/model" 2 "${part[@]}"
+quantize "$work/one/model" 1 "${part[@]}"
 # Not through the function: its subshell would be killed instead of the program.
-"$d2quant" quantize "$model" -o "$work/killed" --threads 2 "${options[@]}" "${part[@]}" >/dev/null &
+"$d2quant" quantize "$model" -o "$work/killed/model" --threads 2 "${options[@]}" "${part[@]}" >/dev/null &
 process=$!
 # Killed inside a block, with two blocks on disk at least, wherever it is then.
-until [ "$(find "$work/killed.partial" -name 'model-*.safetensors' 2>/dev/null | wc -l)" -ge 2 ]; do
+until [ "$(find "$work/killed/model.partial" -name 'model-*.safetensors' 2>/dev/null | wc -l)" -ge 2 ]; do
   kill -0 $process 2>/dev/null || fail "the run that was to be killed ended by itself"
   sleep 0.05
 done
 kill -9 $process
 wait $process 2>/dev/null || true
 process=
-[ ! -e "$work/killed" ] || fail "a killed run left a folder under the final name"
-quantize "$work/killed" 2 "${part[@]}" --resume
+[ ! -e "$work/killed/model" ] || fail "a killed run left a folder under the final name"
+quantize "$work/killed/model" 2 "${part[@]}" --resume
 for other in one killed; do
-  diff <(ls "$work/two") <(ls "$work/$other") || fail "$other: other files"
-  for file in "$work"/two/*; do
-    cmp "$file" "$work/$other/$(basename "$file")" || fail "$other: $(basename "$file") differs"
+  diff <(ls "$work/two/model") <(ls "$work/$other/model") || fail "$other: other files"
+  for file in "$work"/two/model/*; do
+    cmp "$file" "$work/$other/model/$(basename "$file")" || fail "$other: $(basename "$file") differs"
   done
 done
 
