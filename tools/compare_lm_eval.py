@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares `d2quant eval tasks` with lm-evaluation-harness on a real LLaMA model in a GGUF file.
 
-  compare_lm_eval.py reference MODEL.gguf DATA OUT.jsonl [--tasks A,B] [--limit N]
+  compare_lm_eval.py reference MODEL.gguf DATA OUT.jsonl [--tasks A,B] [--limit N] [--device cuda]
       runs the harness's own task definitions, with transformers in f32 on the weights that MODEL stands for, on the
       files that `d2quant eval tasks --data DATA` reads; appends a line an item to OUT
   compare_lm_eval.py compare OUT.jsonl OURS.jsonl
@@ -99,7 +99,7 @@ def reference(arguments):
 
     from compare_logits import load_model
     folder, file = os.path.split(os.path.abspath(arguments.model))
-    model = HFLM(pretrained=load_model(GGUFReader(arguments.model)), batch_size=8, device="cpu",
+    model = HFLM(pretrained=load_model(GGUFReader(arguments.model)).to(arguments.device), batch_size=8, device=arguments.device,
                  tokenizer=AutoTokenizer.from_pretrained(folder, gguf_file=file))
     for task in arguments.tasks.split(","):
         for subject, harness_task in make_tasks(task, arguments.data, arguments.limit):
@@ -152,6 +152,7 @@ def main():
     run.add_argument("out")
     run.add_argument("--tasks", default=",".join(TASKS))
     run.add_argument("--limit", type=int, default=None)
+    run.add_argument("--device", default="cpu", help="of torch: cpu or cuda")
     check = commands.add_parser("compare")
     check.add_argument("reference")
     check.add_argument("ours")
