@@ -58,7 +58,7 @@ for other in one killed; do
 done
 
 say "the whole model at 2 bits"
-quantize "$work/packed" 2 --samples 16 --seq 512 --tune 10
+quantize "$work/packed" 2 --samples 16 --seq 512 --tune 4 --end-tune 4
 original=$(perplexity "$model" --windows 16)
 packed=$(perplexity "$work/packed" --windows 16)
 say "perplexity $original, at 2 bits $packed"
