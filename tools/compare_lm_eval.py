@@ -90,17 +90,30 @@ def make_tasks(task, data, limit):
         "dev": [record for record in dev if record["subject"] == subject]}, num_fewshot=5)) for subject in subjects]
 
 
+def load_tokenizer(reader, folder, file):
+    """transformers' tokenizer of a GGUF file, with the splitting of digits that its conversion leaves out: it shows
+    where several spaces stand before a digit."""
+    from tokenizers import pre_tokenizers
+    from transformers import AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    field = reader.get_field("tokenizer.ggml.pre")
+    if field is not None and field.contents() in ("smollm", "starcoder", "refact", "command-r"):
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+            pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    return tokenizer
+
+
 def reference(arguments):
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     import lm_eval
     from gguf import GGUFReader
     from lm_eval.models.huggingface import HFLM
-    from transformers import AutoTokenizer
 
     from compare_logits import load_model
     folder, file = os.path.split(os.path.abspath(arguments.model))
-    model = HFLM(pretrained=load_model(GGUFReader(arguments.model)).to(arguments.device), batch_size=8, device=arguments.device,
-                 tokenizer=AutoTokenizer.from_pretrained(folder, gguf_file=file))
+    reader = GGUFReader(arguments.model)
+    model = HFLM(pretrained=load_model(reader).to(arguments.device), batch_size=8, device=arguments.device,
+                 tokenizer=load_tokenizer(reader, folder, file))
     for task in arguments.tasks.split(","):
         for subject, harness_task in make_tasks(task, arguments.data, arguments.limit):
             name = harness_task.config.task
