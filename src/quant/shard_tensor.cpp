@@ -12,8 +12,9 @@ void add_norm(Device& device, const std::string& name, const NormParams& norm,
        {std::pair{".weight", norm.gain}, std::pair{".bias", norm.shift}}) {
     if (tensor.empty()) continue;
     const Matrix<float> values = to_host<float>(device, tensor);
-    tensors.push_back(
-        {{name + suffix, SafetensorsType::kF32, {values.size()}}, to_bytes(values.span())});
+    ShardTensor& stored = tensors.emplace_back();
+    stored.spec = {name + suffix, SafetensorsType::kF32, {values.size()}};
+    stored.bytes = to_bytes(values.span());
   }
 }
 
