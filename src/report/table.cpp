@@ -1,5 +1,7 @@
 #include "report/table.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "base/error.h"
@@ -66,13 +68,13 @@ std::string to_markdown(const Table& table) {
   std::string result = "|";
   std::string rule = "|";
   for (size_t c = 0; c < table.titles.size(); ++c) {
-    result += " " + escape_markdown(table.titles[c]) + " |";
+    result += fmt::format(" {} |", escape_markdown(table.titles[c]));
     rule += c == 0 ? "---|" : "---:|";
   }
   result += "\n" + rule + "\n";
   for (const auto& row : table.rows) {
     result += "|";
-    for (const TableCell& cell : row) result += " " + escape_markdown(cell.text) + " |";
+    for (const TableCell& cell : row) result += fmt::format(" {} |", escape_markdown(cell.text));
     result += "\n";
   }
   return result;
