@@ -167,31 +167,38 @@ struct Transformer::Impl {
   void run_blocks_after(const Tensor& x, int64_t sequence_length, const PrefixStates* past,
                         std::span<const int32_t> parents, PrefixStates* kept) {
     const int64_t past_length = past == nullptr ? 0 : past->length_;
-    const RopeTables& tables = rope_for(past_length + sequence_length);
-    const BlockStages stages(device, config, tables, products);
     std::vector<int32_t> positions;
     for (int64_t row = 0; row < x.rows(); ++row)
       positions.push_back(static_cast<int32_t>(past_length + row % sequence_length));
-    for (size_t layer = 0; layer < n_blocks(); ++layer) {
-      const BlockWeights w = block(layer);
-      const DType dtype = activation_dtype(w);
-      const Tensor h = device.allocate(x.rows(), config.hidden_size, dtype);
-      const Tensor a = device.allocate(x.rows(), config.n_heads * config.head_dim, dtype);
-      stages.attention_input(w, x, h);
-      const AttentionProjections p =
-          project_attention(device, config, tables, w, h, positions, products);
+    const AttentionShape shape = attention_shape(config, sequence_length, past_length);
+    const auto attend = [&](size_t layer, const AttentionProjections& p, const Tensor& a) {
       Tensor keys = p.k;
       Tensor values = p.v;
       if (past != nullptr) {
         keys = join_past(past->keys_[layer], past_length, parents, p.k, sequence_length);
         values = join_past(past->values_[layer], past_length, parents, p.v, sequence_length);
       }
-      device.attention(p.q, keys, values, attention_shape(config, sequence_length, past_length), a,
-                       products);
+      device.attention(p.q, keys, values, shape, a, products);
       if (kept != nullptr) {
         kept->keys_.push_back(p.k);
         kept->values_.push_back(p.v);
       }
+    };
+    run_blocks_with(x, rope_for(past_length + sequence_length), positions, attend);
+  }
+
+  /// All blocks, x in place; attend(layer, projections, a) writes the layer's attention to `a`.
+  template <typename Attend>
+  void run_blocks_with(const Tensor& x, const RopeTables& tables,
+                       std::span<const int32_t> positions, const Attend& attend) {
+    const BlockStages stages(device, config, tables, products);
+    for (size_t layer = 0; layer < n_blocks(); ++layer) {
+      const BlockWeights w = block(layer);
+      const DType dtype = activation_dtype(w);
+      const Tensor h = device.allocate(x.rows(), config.hidden_size, dtype);
+      const Tensor a = device.allocate(x.rows(), config.n_heads * config.head_dim, dtype);
+      stages.attention_input(w, x, h);
+      attend(layer, project_attention(device, config, tables, w, h, positions, products), a);
       stages.attention_output(w, a, x);
       run_mlp(stages, w, x, h);
     }
@@ -202,25 +209,16 @@ struct Transformer::Impl {
   void run_blocks_cached(const Tensor& x, int64_t past, std::vector<Tensor>& keys,
                          std::vector<Tensor>& values) {
     const int64_t length = past + x.rows();
-    const RopeTables& tables = rope_for(length);
-    const BlockStages stages(device, config, tables, products);
     std::vector<int32_t> positions(static_cast<size_t>(x.rows()));
     std::iota(positions.begin(), positions.end(), static_cast<int32_t>(past));
-    for (size_t layer = 0; layer < n_blocks(); ++layer) {
-      const BlockWeights w = block(layer);
-      const DType dtype = activation_dtype(w);
-      const Tensor h = device.allocate(x.rows(), config.hidden_size, dtype);
-      const Tensor a = device.allocate(x.rows(), config.n_heads * config.head_dim, dtype);
-      stages.attention_input(w, x, h);
-      const AttentionProjections p =
-          project_attention(device, config, tables, w, h, positions, products);
+    const AttentionShape shape = attention_shape(config, x.rows(), past);
+    const auto attend = [&](size_t layer, const AttentionProjections& p, const Tensor& a) {
       device.store_cache(p.k, config.head_dim, keys[layer].row_range(past, x.rows()));
       device.store_cache(p.v, config.head_dim, values[layer].row_range(past, x.rows()));
       device.attention(p.q, keys[layer].row_range(0, length), values[layer].row_range(0, length),
-                       attention_shape(config, x.rows(), past), a, products);
-      stages.attention_output(w, a, x);
-      run_mlp(stages, w, x, h);
-    }
+                       shape, a, products);
+    };
+    run_blocks_with(x, rope_for(length), positions, attend);
   }
 };
 
