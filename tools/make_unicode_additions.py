@@ -88,7 +88,7 @@ def main():
     if unicodedata.unidata_version != "14.0.0":
         sys.exit(f"unicodedata is {unicodedata.unidata_version}; this needs 14.0.0 (Python 3.11)")
     with open(sys.argv[1], "w") as out:
-        out.write("// Made by tools/make_unicode_additions.py.\n")
+        out.write("// Made by tools/make_unicode_additions.py: tables of all categories together, nothing to read or edit.\n")
         for name in CATEGORIES:
             new = members(rf"\p{{{name}}}")
             old = category(name)
