@@ -148,6 +148,7 @@ void print_plan(const QuantizeCommand& command, const QuantizePlan& plan) {
     return print_json({{"bits_per_weight", plan.bits_per_weight},
                        {"output_bytes", plan.output_bytes},
                        {"peak_memory_bytes", plan.peak_memory_bytes},
+                       {"end_tune_kept_blocks", plan.end_tune_kept_blocks},
                        {"floor_flops", plan.floor_flops}});
   }
   print_line(fmt::format("bits per weight  {:.3f} (quantized linears, scales included)",

@@ -12,11 +12,11 @@
 namespace d2q {
 
 /// Tunes the model whose shards all lie in `folder` and puts what has changed into them. `ids` are
-/// the calibration windows of the teacher's stream. Returns what the report says; a run that was
-/// stopped meanwhile starts the stage anew, with the same result.
+/// the calibration windows of the teacher's stream, `kept_blocks` as EndTuner has it. Returns what
+/// the report says; a run that was stopped meanwhile starts the stage anew, with the same result.
 nlohmann::json tune_end(Device& device, ThreadPool& pool, const QuantizeOptions& options,
                         const RopeTables& rope, const EndTeacher& teacher,
-                        std::span<const int32_t> ids, OutputFolder& folder,
+                        std::span<const int32_t> ids, int64_t kept_blocks, OutputFolder& folder,
                         const ProgressSink& progress);
 
 }  // namespace d2q

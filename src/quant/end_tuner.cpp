@@ -36,12 +36,13 @@ int64_t logit_rows(int64_t vocab_size, int64_t sequence_length) {
 
 EndTuner::EndTuner(Device& device, const ModelConfig& config, const RopeTables& rope,
                    const QuantizeOptions& options, const TunedModel& model,
-                   const EndTeacher& teacher)
+                   const EndTeacher& teacher, int64_t kept_blocks)
     : device_(device),
       config_(config),
       options_(options),
       model_(model),
       teacher_(teacher),
+      kept_blocks_(kept_blocks),
       block_(device, config, rope, options.products, options.sequence_length) {}
 
 Tensor EndTuner::embedded(std::span<const int32_t> ids, std::span<const int64_t> windows) const {
@@ -104,12 +105,16 @@ double EndTuner::divergence(std::span<const int32_t> ids, std::span<const int64_
 
 double EndTuner::differentiate(std::span<const int32_t> ids, std::span<const int64_t> windows,
                                const Gradients& gradients) const {
-  // Only the blocks' inputs are kept; what the backward reads inside of a block is made again.
-  std::vector<Tensor> inputs;
+  // The last blocks' are freed first by the backward.
+  const int64_t first_kept = model_.n_blocks() - kept_blocks_;
+  std::vector<BlockActivations> kept;
   Tensor x = embedded(ids, windows);
   for (int64_t layer = 0; layer < model_.n_blocks(); ++layer) {
-    inputs.push_back(x);
-    x = block_.forward(model_.block(layer), x).y;
+    BlockActivations& block = kept.emplace_back();
+    BlockActivations activations = block_.forward(model_.block(layer), x);
+    block.x = x;
+    x = activations.y;
+    if (layer >= first_kept) block = std::move(activations);
   }
   const Tensor d_hidden = device_.allocate(x.rows(), x.cols(), DType::kF32);
   const double sum = sum_divergence(x, windows, static_cast<float>(1.0 / gradients.unit), d_hidden);
@@ -119,9 +124,10 @@ double EndTuner::differentiate(std::span<const int32_t> ids, std::span<const int
                            gradients.final_norm.shift);
   for (int64_t layer = model_.n_blocks() - 1; layer >= 0; --layer) {
     const BlockWeights& weights = model_.block(layer);
-    const BlockActivations activations = block_.forward(weights, inputs.back());
+    const BlockActivations activations =
+        layer >= first_kept ? std::move(kept.back()) : block_.forward(weights, kept.back().x);
+    kept.pop_back();
     block_.backward(weights, activations, gradient, gradients.block(layer));
-    inputs.pop_back();
   }
   return sum / static_cast<double>(x.rows());
 }

@@ -37,9 +37,11 @@ struct EndTeacher {
 
 class EndTuner {
  public:
-  /// All references must outlive the object.
+  /// All references must outlive the object. Of the last `kept_blocks` blocks a step keeps what the
+  /// backward reads, of the others only the input: less work for more memory, the same result.
   EndTuner(Device& device, const ModelConfig& config, const RopeTables& rope,
-           const QuantizeOptions& options, const TunedModel& model, const EndTeacher& teacher);
+           const QuantizeOptions& options, const TunedModel& model, const EndTeacher& teacher,
+           int64_t kept_blocks);
 
   /// Tunes the model on `ids` [samples * sequence_length], the windows of the teacher's stream.
   /// `on_step` hears of each step, counted from 1, and its mini-batch's divergence.
@@ -71,6 +73,7 @@ class EndTuner {
   const QuantizeOptions& options_;
   const TunedModel& model_;
   const EndTeacher& teacher_;
+  int64_t kept_blocks_;
   BlockBackward block_;
 };
 

@@ -1,5 +1,6 @@
 #include "quant/end_tuner.h"
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <numeric>
@@ -125,7 +126,7 @@ TEST_F(EndTunerTest, GradientsOfNormsEqualFiniteDifferences) {
     const auto stored = quantized();
     const EndTeacher fp = teacher();
     const TunedModel model(*device_, pool_, *stored, options_, {});
-    const EndTuner tuner(*device_, stored->config(), rope_, options_, model, fp);
+    const EndTuner tuner(*device_, stored->config(), rope_, options_, model, fp, 1);
     const std::vector<int64_t> windows = {2, 0};
     const auto tokens = static_cast<double>(2 * options_.sequence_length);
     const Collected found = gradients_of(tuner, windows);
@@ -163,7 +164,7 @@ TEST_F(EndTunerTest, GradientsOfWeightsEqualFiniteDifferencesOfStoredScales) {
   const std::vector<int64_t> windows = {1, 3};
   const auto tokens = static_cast<double>(2 * options_.sequence_length);
   const TunedModel model(*device_, pool_, *stored, options_, {});
-  const EndTuner tuner(*device_, stored->config(), rope_, options_, model, fp);
+  const EndTuner tuner(*device_, stored->config(), rope_, options_, model, fp, 1);
   const Collected found = gradients_of(tuner, windows);
   for (int64_t layer = 0; layer < 2; ++layer) {
     for (const BlockLinear& linear : kBlockLinears) {
@@ -181,7 +182,7 @@ TEST_F(EndTunerTest, GradientsOfWeightsEqualFiniteDifferencesOfStoredScales) {
       const auto larger = with(1.02f), smaller = with(0.98f);
       const auto divergence = [&](const WeightSource& source) {
         const TunedModel changed(*device_, pool_, source, options_, {});
-        return EndTuner(*device_, source.config(), rope_, options_, changed, fp)
+        return EndTuner(*device_, source.config(), rope_, options_, changed, fp, 0)
             .divergence(ids_, windows);
       };
       Matrix<float> above(packed.layout.rows, packed.layout.cols);
@@ -201,6 +202,34 @@ TEST_F(EndTunerTest, GradientsOfWeightsEqualFiniteDifferencesOfStoredScales) {
   }
 }
 
+TEST_F(EndTunerTest, KeptActivationsChangeNothing) {
+  for (const char* family : {"qwen3", "opt"}) {
+    SCOPED_TRACE(family);
+    use(family);
+    const auto stored = quantized();
+    const EndTeacher fp = teacher();
+    const TunedModel model(*device_, pool_, *stored, options_, {});
+    const std::vector<int64_t> windows = {1, 2};
+    const auto gradients = [&](int64_t kept_blocks) {
+      return gradients_of(
+          EndTuner(*device_, stored->config(), rope_, options_, model, fp, kept_blocks), windows);
+    };
+    const Collected none = gradients(0);
+    for (const int64_t kept_blocks : {1, 2}) {
+      const Collected some = gradients(kept_blocks);
+      for (size_t layer = 0; layer < 2; ++layer) {
+        for (size_t i = 0; i < kBlockLinears.size(); ++i)
+          EXPECT_TRUE(
+              std::ranges::equal(none.weights[layer][i].span(), some.weights[layer][i].span()));
+        for (size_t i = 0; i < 2; ++i) {
+          EXPECT_EQ(to_host<float>(*device_, none.norms[layer][i].gain).span()[5],
+                    to_host<float>(*device_, some.norms[layer][i].gain).span()[5]);
+        }
+      }
+    }
+  }
+}
+
 TEST_F(EndTunerTest, LowersTheDivergenceAndStoresWhatItMeasured) {
   options_.samples = 34;
   options_.end_tune_steps = 30;
@@ -214,7 +243,7 @@ TEST_F(EndTunerTest, LowersTheDivergenceAndStoresWhatItMeasured) {
   const auto stored = open_model(out("out"));
   const EndTeacher fp = teacher();
   const TunedModel model(*device_, pool_, *stored, options_, end_tune_rates(options_));
-  const EndTuner tuner(*device_, stored->config(), rope_, options_, model, fp);
+  const EndTuner tuner(*device_, stored->config(), rope_, options_, model, fp, 1);
   std::vector<double> losses;
   const EndTuning tuning =
       tuner.tune(ids_, [&](int64_t, double divergence) { losses.push_back(divergence); });

@@ -49,7 +49,7 @@ struct QuantizeOptions {
   int64_t tune_windows = 2;    // calibration windows a step
   int64_t end_tune_steps = 0;  // §9.2: steps of tuning the whole model (method d2quant); 0 = none
   int64_t end_tune_windows = 2;  // calibration windows a step
-  double end_tune_rate = 1e-3;   // its largest step, of factors on scales and of gains
+  double end_tune_rate = 3e-3;   // its largest step, of factors on scales and of gains
   bool tune_shifts = true;       // shifts of the norms, beside scales and gains
   double damping = 0.01;         // share of mean(diag Hess) added to the diagonal
   std::string calibration;       // a text or jsonl file, or "self"

@@ -374,8 +374,8 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   if (tunes) {
     phases.enter("tune");
     tune_end(device, pool, options, rope,
-             {streams.fp, load_head(device, *source, options.products)}, calibration.ids, folder,
-             progress);
+             {streams.fp, load_head(device, *source, options.products)}, calibration.ids,
+             plan_quantization(config, options).end_tune_kept_blocks, folder, progress);
     phases.enter("write");
   }
   const std::optional<json> end_tuning = folder.tuned_report();

@@ -20,7 +20,10 @@ struct QuantizePlan {
   double bits_per_weight = 0.0;  // of the quantized linears, scales included
   int64_t output_bytes = 0;
   int64_t peak_memory_bytes = 0;  // the formula of docs/architecture.md
-  double floor_flops = 0.0;       // counted floor (products of the streams, statistics, solver)
+  /// Blocks whose activations a step of tuning at the end keeps: as many as fit into the memory
+  /// that quantizing the blocks has taken before.
+  int64_t end_tune_kept_blocks = 0;
+  double floor_flops = 0.0;  // counted floor (products of the streams, statistics, solver)
 };
 QuantizePlan plan_quantization(const ModelConfig& config, const QuantizeOptions& options);
 QuantizePlan plan_quantization(const std::filesystem::path& model, const QuantizeOptions& options);

@@ -159,11 +159,15 @@ TEST_F(EndTuningRun, IsCountedByThePlan) {
   const QuantizePlan more = plan_quantization(model_, options_);
   EXPECT_EQ(more.peak_memory_bytes, twelve.peak_memory_bytes);
   // Twelve steps of four windows of 32: two forwards, the gradients of inputs and of weights;
-  // attention over 32 tokens; both heads and one's gradient.
+  // attention over 32 tokens; both heads and one's gradient. One block's activations are kept, and
+  // its second forward saved.
+  EXPECT_EQ(twelve.end_tune_kept_blocks, 1);
   const double weights = 48.0 * (96 + 32 + 32) + 96.0 * 48 + 3.0 * 48 * 80;
-  const double attention = 4.5 * 2.0 * 32 * 96;
-  EXPECT_DOUBLE_EQ(more.floor_flops - twelve.floor_flops,
-                   12.0 * 4 * 32 * (2 * (8.0 * weights + attention) + 6.0 * 420 * 48));
+  const double attention = 2.0 * 32 * 96;
+  const double saved = 2.0 * weights + attention;
+  EXPECT_DOUBLE_EQ(
+      more.floor_flops - twelve.floor_flops,
+      12.0 * 4 * 32 * (2 * (8.0 * weights + 4.5 * attention) + 6.0 * 420 * 48 - saved));
 }
 
 }  // namespace

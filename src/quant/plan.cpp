@@ -79,6 +79,16 @@ int64_t tuned_token_bytes(const ModelConfig& c, DType products) {
          size_of(products) * (2 * c.hidden_size + attention + c.intermediate_size);
 }
 
+/// Bytes of one token that the backward of a block reads, beside the block's input.
+int64_t kept_token_bytes(const ModelConfig& c, DType products) {
+  const int64_t attention = c.n_heads * c.head_dim;
+  const int64_t key_value = c.n_kv_heads * c.head_dim;
+  // Queries and keys before their norms, too, where they have some.
+  const int64_t plain = family_named(c.family).qk_norm ? attention + key_value : 0;
+  return 4 * (c.hidden_size + attention + 2 * key_value + plain + 2 * c.intermediate_size) +
+         size_of(products) * (2 * c.hidden_size + attention + c.intermediate_size);
+}
+
 /// Tokens of a step on `windows` windows.
 int64_t batch_tokens(const QuantizeOptions& options, int64_t windows) {
   const int64_t training = options.samples - held_out_windows(options.samples);
@@ -144,13 +154,15 @@ class EndTuningCost {
     model_bytes_ += shape.size() + 4 * groups * (2 * planes + 3 * (is_uniform ? 1 : planes));
   }
 
-  double flops(const ModelConfig& c, const QuantizeOptions& options, bool gated) const {
+  double flops(const ModelConfig& c, const QuantizeOptions& options, bool gated,
+               int64_t kept_blocks) const {
     const ForwardFlops block = forward_flops(c, options, gated);
     const auto layers = static_cast<double>(c.n_layers);
     const double head = 2.0 * static_cast<double>(c.vocab_size * c.hidden_size);
-    // Two forwards and the gradients of inputs and of tuned weights; the head of both models, and
-    // the gradient of its input.
-    const double step = layers * (3.0 * block.linear + 4.5 * block.attention) +
+    // A forward, another one of the blocks that are not kept, and the gradients of inputs and of
+    // tuned weights; the head of both models, and the gradient of its input.
+    const double step = layers * (2.0 * block.linear + 3.5 * block.attention) +
+                        static_cast<double>(c.n_layers - kept_blocks) * block.total() +
                         2.0 * static_cast<double>(tuned_) + 3.0 * head;
     const double measured = layers * block.total() + 2.0 * head;
     return static_cast<double>(options.end_tune_steps *
@@ -257,8 +269,13 @@ QuantizePlan plan_quantization(const ModelConfig& c, const QuantizeOptions& opti
                            flops_per_token(c, options, gated) +
                        tuning_flops;
     if (tunes_end(options)) {
-      memory = std::max(memory, end_tuning.bytes(c, options, block_weights));
-      plan.floor_flops += end_tuning.flops(c, options, gated);
+      const int64_t end_memory = end_tuning.bytes(c, options, block_weights);
+      const int64_t kept_bytes =
+          batch_tokens(options, options.end_tune_windows) * kept_token_bytes(c, options.products);
+      plan.end_tune_kept_blocks =
+          std::clamp<int64_t>((memory - end_memory) / kept_bytes, 0, c.n_layers);
+      memory = std::max(memory, end_memory);
+      plan.floor_flops += end_tuning.flops(c, options, gated, plan.end_tune_kept_blocks);
     }
   }
   plan.peak_memory_bytes = memory;

@@ -110,5 +110,35 @@ TEST_F(PlanOfALargeModel, TensorsBeyondFourGibibytesAreReadAtTheirPlace) {
   EXPECT_EQ(norm(0, c.hidden_size - 1), 0.0f);
 }
 
+TEST(Plan, TuningAtTheEndKeepsWhatFitsIntoTheMemoryOfTheBlocks) {
+  ModelConfig c = large_config();  // LLaMA 3.1 8B's shape from here on
+  c.hidden_size = 4096;
+  c.intermediate_size = 14336;
+  c.n_layers = 32;
+  c.n_heads = 32;
+  c.vocab_size = 128'256;
+  QuantizeOptions options = preset_options("best");
+  options.calibration = "self";
+  options.products = DType::kBF16;
+  const QuantizePlan plan = plan_quantization(c, options);
+  EXPECT_GT(plan.end_tune_kept_blocks, 0);
+  EXPECT_LT(plan.end_tune_kept_blocks, c.n_layers);
+  // Larger steps leave room for fewer blocks, and less calibration does.
+  QuantizeOptions larger = options;
+  larger.end_tune_windows = 4;
+  EXPECT_LT(plan_quantization(c, larger).end_tune_kept_blocks, plan.end_tune_kept_blocks);
+  options.samples = 8;
+  EXPECT_EQ(plan_quantization(c, options).end_tune_kept_blocks, 0);
+  options.samples = 128;
+  options.end_tune_steps = 0;
+  EXPECT_EQ(plan_quantization(c, options).end_tune_kept_blocks, 0);
+  // All of a few blocks fit.
+  options = preset_options("best");
+  options.calibration = "self";
+  c.n_layers = 2;
+  const QuantizePlan all = plan_quantization(c, options);
+  EXPECT_EQ(all.end_tune_kept_blocks, 2);
+}
+
 }  // namespace
 }  // namespace d2q

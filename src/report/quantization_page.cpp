@@ -134,6 +134,28 @@ std::string error_charts(const json& blocks) {
          "</div>\n";
 }
 
+/// What tuning the whole model at the end has brought; "" where there was none.
+std::string end_tuning(const json& report) {
+  if (!report.contains("end_tuning")) return "";
+  const json& tuning = report["end_tuning"];
+  const double before = number(tuning, "divergence_before");
+  const double after = number(tuning, "divergence_after");
+  const bool accepted = tuning.value("accepted", false);
+  const auto bar = [](const char* label, double nats) {
+    return ChartBar{label, nats, short_number(nats)};
+  };
+  return fmt::format(
+             "<p>Tuning at the end, {} steps: the divergence of the model's next-token "
+             "distribution from the original's, on held-out calibration windows, went from {} to "
+             "{} nats.{}</p>\n",
+             tuning.value("steps", 0), short_number(before), short_number(after),
+             accepted ? "" : " It did not fall, so the model stayed as it was.") +
+         "<div class=\"plots\">" +
+         bar_chart({"Tuning at the end: held-out divergence", "", "KL divergence, nats", false},
+                   {bar("before", before), bar(accepted ? "after" : "after, rejected", after)}) +
+         "</div>\n";
+}
+
 std::string range_charts(const json& blocks) {
   const auto weight_peak = [](const json& linear) {
     if (!linear.contains("weight_range")) return static_cast<double>(NAN);
@@ -312,11 +334,11 @@ std::string make_quantization_page(const json& report) {
         sanity.value("tokens", 0), sanity.value("unseen", false) ? "held-out" : "seen",
         sanity.value("ctx", 0));
   }
-  body += "<h2>Errors</h2>\n" + error_charts(blocks) + "<h2>Outliers</h2>\n" + outliers(blocks) +
-          "<h2>Ranges</h2>\n" + range_charts(blocks) + "<h2>Time and memory</h2>\n" +
-          cost_charts(report) + "<h2>What was done</h2>\n" + facts(report) +
-          "<details><summary>Every linear</summary>" + html_table(linear_table(blocks)) +
-          "</details>\n";
+  body += "<h2>Errors</h2>\n" + error_charts(blocks) + end_tuning(report) + "<h2>Outliers</h2>\n" +
+          outliers(blocks) + "<h2>Ranges</h2>\n" + range_charts(blocks) +
+          "<h2>Time and memory</h2>\n" + cost_charts(report) + "<h2>What was done</h2>\n" +
+          facts(report) + "<details><summary>Every linear</summary>" +
+          html_table(linear_table(blocks)) + "</details>\n";
   return html_page("Quantization of " + report.value("model", output), body);
 }
 
