@@ -251,6 +251,7 @@ TEST_F(ModelCommands, QuantizeChecksItsResultAndWritesACard) {
   const std::string html = read("page.html");
   EXPECT_TRUE(html.starts_with("<!doctype html>"));
   EXPECT_NE(html.find("down_proj"), std::string::npos);
+  EXPECT_NE(html.find("Tuning at the end, 30 steps"), std::string::npos);
   // Self-contained: nothing is loaded, nothing runs.
   EXPECT_EQ(html.find("<script"), std::string::npos);
   EXPECT_EQ(html.find("src="), std::string::npos);
