@@ -8,16 +8,22 @@
 
 namespace d2q::cuda {
 
-/// Columns that share one step of the activations' quantization; half of them is the finest group
-/// of weights that these products take.
-constexpr int kInputBlock = 128;
+/// Columns that share one step of the activations' quantization: those of a cell.
+constexpr int kInputBlock = kCellColumns;
 
-/// Activations in 16 bits: x ≈ step (256 q1 + q2) with bytes q1 and q2 and a step for each token
-/// and block of 128 columns. 2^-16 of the block's largest value is the largest error.
-struct QuantizedInput {
-  unsigned* words = nullptr;  // [blocks][2 tokens, q1 and q2 in turn][32]: four columns a word
-  float* steps = nullptr;     // [blocks][tokens]
-  int* totals = nullptr;  // [blocks][tokens][2]: sums of 256 q1 + q2 over each half of the block
+/// A token's activations of 128 columns in 16 bits: x ≈ step q, a power of two times a signed
+/// integer, off by 2^-15 of the block's largest value at most. A single token's q are held bit by
+/// bit, as the right operand of products of single bits; those of several tokens, which those
+/// products would have to take one by one, in bytes.
+struct QuantizedBlock {
+  /// Bits: [t][g][2]: bits 4 (g / 2) + g % 2 and two more of columns 32t .. 32t + 31, so that lane
+  /// 4g + t reads its operands together, and gets back the products of bits 4t .. 4t + 3.
+  /// Bytes: [2][t][8]: of q = 256 high + low first high and then low, columns 32t + i, 32t + 8 + i,
+  /// 32t + 16 + i and 32t + 24 + i in word i.
+  unsigned words[64];
+  /// x: step 16^t. y: for t = 0 and 1, -step / 2 times the sum of q over that half of the block,
+  /// else 0.
+  float2 scales[4];
 };
 
 /// The normalisation of an input; without a gain there is none.
@@ -30,8 +36,7 @@ struct InputNorm {
 
 /// The rows of one matrix.
 struct ProductPart {
-  const unsigned char* codes = nullptr;
-  const unsigned short* scales = nullptr;
+  const unsigned char* cells = nullptr;
   const float* bias = nullptr;
   int rows = 0;
   int first_column = 0;  // of y
@@ -41,7 +46,8 @@ constexpr int kMaxProductParts = 3;
 
 enum class ProductOutput : int { kStore, kAdd, kGated };
 
-/// y = W norm(x) for up to three matrices of one format, number of columns and group size. kAdd: y
+/// y = W norm(x) for up to three matrices in cells, of one format, number of columns and group
+/// size. kAdd: y
 /// += W norm(x). kGated: y = act(W0 norm(x)) ⊙ (W1 norm(x)), two matrices of the same shape.
 struct DecodeProduct {
   ProductPart parts[kMaxProductParts];
@@ -49,37 +55,33 @@ struct DecodeProduct {
   bool sign_planes = true;
   int bits = 2;
   int cols = 0;
-  int n_blocks = 0;    // of 128 columns
-  int tile_steps = 0;  // of 32 columns
-  int n_groups = 0;
-  int group_halves = 0;      // half blocks in a group
+  int n_blocks = 0;  // of 128 columns, a cell each
+  int cell_bytes = 0;
   const float* x = nullptr;  // [1, cols]: quantized by every block of threads, or null:
   InputNorm norm;
-  QuantizedInput input;  // by launch_quantize_input()
-  int n_tokens = 1;      // with x: 1
+  const QuantizedBlock* input = nullptr;  // [n_blocks][n_tokens], by launch_quantize_input()
+  int n_tokens = 1;                       // with x: 1
   ProductOutput output = ProductOutput::kStore;
   Curve curve = Curve::kSilu;
   float* y = nullptr;
   int64_t y_stride = 0;
 };
 
-/// How a product is cut; zeros let the launcher choose.
-struct ProductCut {
-  int n_warps = 0;  // of a block of threads, which share the columns of 32 rows
-  int blocks_per_processor = 0;
-};
+/// Threads of a block that multiplies, and the blocks of columns that one of its warps quantizes at
+/// most when it does that itself.
+constexpr int kDecodeWarps = 16;
+constexpr int kMostOwnBlocks = 8;
+constexpr bool quantizes_own_input(int n_blocks) {
+  return n_blocks <= kMostOwnBlocks * kDecodeWarps;
+}
 
 /// The most tokens of launch_decode_product().
 constexpr int kMaxDecodeTokens = 16;
 
-/// Whether the layout is one that launch_decode_product() takes.
-bool is_decodable(const PackedWeights& weights);
-
-cudaError_t launch_decode_product(const DecodeProduct& product, const Launch& launch,
-                                  const ProductCut& cut = {});
-/// norm(x) for x [n_tokens, cols].
+cudaError_t launch_decode_product(const DecodeProduct& product, const Launch& launch);
+/// blocks [ceil(cols / 128)][n_tokens] = norm(x) in bytes for x [n_tokens, cols].
 cudaError_t launch_quantize_input(const float* x, const InputNorm& norm, int n_tokens, int cols,
-                                  const QuantizedInput& input, const Launch& launch);
+                                  QuantizedBlock* blocks, const Launch& launch);
 
 /// y[b, :] = row tokens[b] of the table, [n_rows, width]; a token outside it gives NaN.
 cudaError_t launch_decode_embed(const int32_t* tokens, int n_tokens, const Values& table,

@@ -7,11 +7,26 @@
 namespace d2q {
 namespace {
 
+/// A quantized row of the widest input has to fit into shared memory beside the weights.
+constexpr int64_t kMaxDecodeColumns = 32768;
+
 int64_t blocks_of(int64_t cols) { return (cols + cuda::kInputBlock - 1) / cuda::kInputBlock; }
 
-bool is_fusable(const Linear& linear) {
-  return linear.packed && cuda::is_decodable(packed_weights(*linear.packed));
+/// The sizes that a layout has.
+cuda::PackedWeights packed_weights(const PackedLayout& layout) {
+  const PackedGeometry geometry = geometry_of(layout);
+  return {.sign_planes = layout.kind == PackedKind::kSignPlanes,
+          .bits = layout.bits,
+          .rows = layout.rows,
+          .cols = layout.cols,
+          .group_size = layout.group_size,
+          .n_groups = geometry.n_groups,
+          .group_steps = geometry.group_steps,
+          .tile_steps = geometry.tile_steps,
+          .tile_cells = blocks_of(layout.cols)};
 }
+
+bool is_fusable(const Linear& linear) { return linear.packed && is_decodable(*linear.packed); }
 
 }  // namespace
 
@@ -22,17 +37,36 @@ cuda::Launch decode_launch(const CudaContext& context) {
 }
 
 cuda::PackedWeights packed_weights(const PackedTensor& packed) {
-  const PackedGeometry geometry = geometry_of(packed.layout);
-  return {.codes = packed.codes.data<uint8_t>(),
-          .scales = &packed.scales.data<Half>()->bits,
-          .sign_planes = packed.layout.kind == PackedKind::kSignPlanes,
-          .bits = packed.layout.bits,
-          .rows = packed.layout.rows,
-          .cols = packed.layout.cols,
-          .group_size = packed.layout.group_size,
-          .n_groups = geometry.n_groups,
-          .group_steps = geometry.group_steps,
-          .tile_steps = geometry.tile_steps};
+  cuda::PackedWeights weights = packed_weights(packed.layout);
+  weights.codes = packed.codes.data<uint8_t>();
+  if (packed.scales.empty()) {
+    weights.cell_bytes = cuda::cell_bytes(weights);
+  } else {
+    weights.scales = &packed.scales.data<Half>()->bits;
+  }
+  return weights;
+}
+
+bool is_decodable(const PackedTensor& packed) {
+  return packed.scales.empty() && packed.layout.cols <= kMaxDecodeColumns;
+}
+
+PackedTensor upload_packed_cuda(CudaContext& context, const PackedView& packed) {
+  const auto put = [&](const void* host, size_t count, DType dtype) {
+    const Tensor result = context.allocate(1, static_cast<int64_t>(count), dtype);
+    if (count > 0) context.upload(host, result.raw(), result.n_bytes());
+    return result;
+  };
+  PackedTensor as_stored{packed.layout, put(packed.codes.data(), packed.codes.size(), DType::kU8),
+                         put(packed.scales.data(), packed.scales.size(), DType::kF16)};
+  const cuda::PackedWeights weights = packed_weights(as_stored);
+  if (!cuda::has_cells(weights)) return as_stored;
+  const int64_t n_cells = packed.layout.n_row_tiles() * weights.tile_cells;
+  PackedTensor cells{
+      packed.layout, context.allocate(1, n_cells * cuda::cell_bytes(weights), DType::kU8), {}};
+  check_cuda(cuda::launch_to_cells(weights, cells.codes.data<uint8_t>(), context.stream()),
+             "rearranging packed weights");
+  return cells;
 }
 
 size_t fusable(std::span<const Linear* const> linears) {
@@ -49,7 +83,7 @@ size_t fusable(std::span<const Linear* const> linears) {
 }
 
 int64_t ProductInput::input_bytes(int64_t n_tokens, int64_t cols) {
-  return n_tokens == 1 ? 0 : n_tokens * blocks_of(cols) * (2 * cuda::kInputBlock + 12);
+  return n_tokens * blocks_of(cols) * static_cast<int64_t>(sizeof(cuda::QuantizedBlock));
 }
 
 ProductInput::ProductInput(const CudaContext& context, const Tensor& x, const NormParams* norm,
@@ -64,10 +98,8 @@ ProductInput::ProductInput(const CudaContext& context, const Tensor& x, const No
              .epsilon = norm->epsilon,
              .subtract_mean = norm->kind == NormKind::kLayer};
   }
-  if (n_tokens == 1) return;
-  quantized_.words = static_cast<unsigned*>(memory);
-  quantized_.steps = reinterpret_cast<float*>(quantized_.words + n_blocks * n_tokens * 64);
-  quantized_.totals = reinterpret_cast<int*>(quantized_.steps + n_blocks * n_tokens);
+  if (n_tokens == 1 && cuda::quantizes_own_input(static_cast<int>(n_blocks))) return;
+  quantized_ = static_cast<cuda::QuantizedBlock*>(memory);
   check_cuda(
       cuda::launch_quantize_input(x.data<float>(), norm_, static_cast<int>(n_tokens),
                                   static_cast<int>(x.cols()), quantized_, decode_launch(context)),
@@ -83,23 +115,17 @@ void ProductInput::multiply(std::span<const Linear* const> run, cuda::ProductOut
   product.bits = weights.bits;
   product.cols = static_cast<int>(weights.cols);
   product.n_blocks = static_cast<int>(blocks_of(weights.cols));
-  product.tile_steps = static_cast<int>(weights.tile_steps);
-  product.n_groups = static_cast<int>(weights.n_groups);
-  // One group: whatever its size, no block reaches a second one.
-  product.group_halves = weights.n_groups == 1
-                             ? 2 * product.n_blocks
-                             : static_cast<int>(weights.group_size / (cuda::kInputBlock / 2));
+  product.cell_bytes = weights.cell_bytes;
   for (size_t i = 0; i < run.size(); ++i) {
-    const cuda::PackedWeights part = packed_weights(*run[i]->packed);
-    product.parts[i] = {.codes = part.codes,
-                        .scales = part.scales,
+    const PackedTensor& part = *run[i]->packed;
+    product.parts[i] = {.cells = part.codes.data<uint8_t>(),
                         .bias = run[i]->bias.empty() ? nullptr : run[i]->bias.data<float>(),
-                        .rows = static_cast<int>(part.rows),
+                        .rows = static_cast<int>(part.layout.rows),
                         .first_column = static_cast<int>(column)};
-    if (output != cuda::ProductOutput::kGated) column += part.rows;
+    if (output != cuda::ProductOutput::kGated) column += part.layout.rows;
   }
   product.n_tokens = static_cast<int>(x_.rows());
-  if (product.n_tokens == 1) {
+  if (quantized_ == nullptr) {
     product.x = x_.data<float>();
     product.norm = norm_;
   }

@@ -16,6 +16,12 @@ inline constexpr int64_t kMaxQuantizedTokens = 64;
 cuda::Launch decode_launch(const CudaContext& context);
 cuda::PackedWeights packed_weights(const PackedTensor& packed);
 
+/// The matrix in the GPU's memory: in cells when its groups allow, without scales of its own then,
+/// else as it is stored.
+PackedTensor upload_packed_cuda(CudaContext& context, const PackedView& packed);
+/// Whether ProductInput::multiply() takes it.
+bool is_decodable(const PackedTensor& packed);
+
 /// The longest run of leading linears (at most three) that one launch takes: packed, of one layout
 /// but for their rows. 0 when the first one is not of that kind.
 size_t fusable(std::span<const Linear* const> linears);
@@ -37,7 +43,7 @@ class ProductInput {
   const CudaContext& context_;
   Tensor x_;
   cuda::InputNorm norm_;
-  cuda::QuantizedInput quantized_;
+  cuda::QuantizedBlock* quantized_ = nullptr;
 };
 
 }  // namespace d2q

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "kernels/cuda/cuda_decode.h"
+#include "kernels/cuda/cuda_decode_product.h"
 #include "kernels/cuda/cuda_forward_ops.h"
 #include "kernels/cuda/cuda_gradients.h"
 #include "kernels/cuda/cuda_matrix_ops.h"
@@ -43,13 +44,9 @@ class CudaDevice final : public Device {
     if (!source.empty()) context_->download(source.raw(), host, source.n_bytes());
   }
   PackedTensor upload_packed(const PackedView& packed) override {
-    PackedTensor result{packed.layout,
-                        allocate(1, static_cast<int64_t>(packed.codes.size()), DType::kU8),
-                        allocate(1, static_cast<int64_t>(packed.scales.size()), DType::kF16)};
-    upload(packed.codes.data(), result.codes);
-    upload(packed.scales.data(), result.scales);
-    return result;
+    return upload_packed_cuda(*context_, packed);
   }
+  bool runs_packed(const PackedLayout& /*layout*/) const override { return true; }
   void convert(const Tensor& source, const Tensor& destination) override {
     convert_cuda(*context_, source, destination);
   }

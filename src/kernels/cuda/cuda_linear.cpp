@@ -72,8 +72,6 @@ void accumulate_panel(CudaContext& context, const Tensor& a, const Tensor& b, in
 void check_packed(const Tensor& x, const PackedTensor& w, const Tensor& bias, const Tensor& y,
                   DType products) {
   validate(w.layout, "packed linear");
-  D2Q_CHECK(w.codes.size() == codes_bytes(w.layout), "{} bytes of codes", w.codes.size());
-  D2Q_CHECK(w.scales.size() == scales_count(w.layout), "{} scales", w.scales.size());
   D2Q_CHECK(x.cols() == w.layout.cols, "x has {} columns, weights {}", x.cols(), w.layout.cols);
   D2Q_CHECK(x.dtype() == DType::kF32 || x.dtype() == DType::kBF16, "x dtype {}",
             static_cast<int>(x.dtype()));
@@ -100,7 +98,7 @@ void packed_linear_cuda(CudaContext& context, const Tensor& x, const PackedTenso
   check_packed(x, w, bias, y, products);
   if (y.empty()) return;
   const cuda::PackedWeights weights = packed_weights(w);
-  if (products == DType::kBF16 && x.rows() <= kMaxQuantizedTokens && cuda::is_decodable(weights)) {
+  if (products == DType::kBF16 && x.rows() <= kMaxQuantizedTokens && is_decodable(w)) {
     const Linear linear{.dense = {}, .packed = w, .bias = bias};
     const Linear* const one = &linear;
     const Tensor wide = in_dtype(context, x, DType::kF32);

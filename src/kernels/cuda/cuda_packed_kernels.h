@@ -5,11 +5,14 @@
 
 namespace d2q::cuda {
 
-/// A packed matrix in the GPU's memory: the bytes of codec/packed_matrix.h, and the sizes that
-/// follow from its layout.
+/// Columns of a cell, the piece of bit planes that decoding reads; packed_format.cuh draws it.
+constexpr int kCellColumns = 128;
+
+/// A packed matrix in the GPU's memory: the bytes of codec/packed_matrix.h, or cells of bit planes
+/// with the scales in them, and the sizes that follow from its layout.
 struct PackedWeights {
-  const unsigned char* codes = nullptr;  // on 16 bytes
-  const unsigned short* scales = nullptr;
+  const unsigned char* codes = nullptr;    // on 16 bytes
+  const unsigned short* scales = nullptr;  // null with cells
   bool sign_planes = false;
   int bits = 2;
   int64_t rows = 0;
@@ -18,7 +21,17 @@ struct PackedWeights {
   int64_t n_groups = 0;
   int64_t group_steps = 0;
   int64_t tile_steps = 0;  // of 16 rows
+  int64_t tile_cells = 0;
+  int cell_bytes = 0;  // 0: the file's layout
 };
+
+/// Whether the groups are such that the matrix can be held in cells.
+bool has_cells(const PackedWeights& weights);
+/// Bytes of a cell of the matrix, a multiple of 16; ceil(rows / 16) * tile_cells of them hold it.
+int cell_bytes(const PackedWeights& weights);
+/// Rearranges weights in the file's layout.
+cudaError_t launch_to_cells(const PackedWeights& weights, unsigned char* cells,
+                            cudaStream_t stream);
 
 /// The most tokens of launch_packed_product: more run faster as expanded panels.
 constexpr int64_t kMaxPackedTokens = 8;

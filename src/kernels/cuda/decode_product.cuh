@@ -1,400 +1,466 @@
-// Products of packed weights with one or a few tokens, on the tensor cores in integers.
+// Products of packed weights with one or a few tokens, on the tensor cores, in integers.
 //
-// A block of threads works on 32 rows at a time; its warps share the columns, 128 at a time. What a
-// lane loads from the file's own layout, four rows of an atom in 16 bytes, is by its order a left
-// operand of mma.m16n8k32: with g = lane / 4 and t = lane % 4 the lane holds local rows 4g .. 4g +
-// 3 (rows 0 to 15 are one row tile, 16 to 31 another) and, of each half block of 64 columns,
-// columns 16t .. 16t + 15. Rows 4g and 4g + 1 go into one product, the other two into a second one.
-// Codes are masked in place, at the top of their bytes, so that nothing is shifted down.
+// Weights are sums of bits times scales and activations integers of 16 bits (QuantizedBlock). One
+// token meets them bit by bit: a product of single bits counts for 16 rows, 128 columns and 8 bits
+// of the token, and cells (packed_format.cuh) are its left operands as they lie in memory, so that
+// nothing is unpacked. Two products give a lane the counts of bits 4t .. 4t + 3 for rows g and
+// g + 8, with g = lane / 4 and t = lane % 4; the sum over the lanes of a row, with 16^t in the
+// input's scales, waits for the end of the row tile. Several tokens meet them in bytes: the
+// weights' bits are spread once, and a product takes four tokens. Counts and their weighted sums
+// are exact.
 //
-// Activations are pairs of bytes (QuantizedInput): a token is two columns of the right operand, so
-// that one product serves four tokens, and both results meet in one lane. Sums over a group are
-// exact integers; scales are applied in f32 once a group.
+// A block of threads has a run of row tiles; its warps have equal runs of their pieces, chunks of
+// a few cells, and bring them into shared memory ahead of time (WeightRing).
 #pragma once
 
 #include <type_traits>
 
 #include "kernels/cuda/cuda_decode_kernels.h"
-#include "kernels/cuda/cuda_values.cuh"
 #include "kernels/cuda/decode_input.cuh"
 #include "kernels/cuda/kernel_overlap.cuh"
 #include "kernels/cuda/mma_fragments.cuh"
+#include "kernels/cuda/packed_format.cuh"
+#include "kernels/cuda/weight_ring.cuh"
 
 namespace d2q::cuda {
 
-constexpr int kDecodeRows = 32;
-
-template <bool kSignPlanes, int kBits>
-struct DecodeFormat {
-  static constexpr bool kPlanes = kSignPlanes;
-  static constexpr int kCodeBits = kBits;
-  static constexpr int kParams = kSignPlanes ? kBits : 2;
-  static constexpr int kOperands = kSignPlanes ? kBits : 1;  // a product for each plane
-  static constexpr int kStepBytes = 64 * kBits;
-  // 16-byte loads of a lane for half a block.
-  static constexpr int kLoads = kBits == 2 ? 1 : kBits == 8 ? 4 : 2;
-  // Blocks of 128 columns that a warp has in flight.
-  static constexpr int kDepth = kBits == 2 ? 4 : kBits == 8 ? 2 : 3;
-  // What an operand's codes are multiplied by for lying at the top of their bytes.
-  static constexpr int kUnit = kBits == 2 ? 64 : kBits == 3 ? 32 : kBits == 4 ? 16 : 1;
+/// The pieces in which a format's weights are copied, kGroups groups a cell: about 2 KB each, and
+/// about 7 KB on their way for each warp, which covers the latency of the memory.
+template <typename F, int kGroups>
+struct DecodeChunk {
+  static constexpr int kCellBytes = F::kCellCodeBytes + kGroups * F::kCellGroupBytes;
+  static constexpr int kMostCells = 2600 / kCellBytes;
+  static constexpr int kCells = kMostCells < 1 ? 1 : kMostCells < 4 ? kMostCells : 4;
+  static constexpr int kBytes = kCells * kCellBytes;
+  static constexpr int kStages = kBytes <= 1700 ? 4 : 3;
+  using Ring = WeightRing<kStages, kBytes>;
 };
 
-__device__ inline unsigned word_of(const uint4& v, int i) {
-  return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+/// How a product is cut. A unit is a row tile or, when the product is gated, one of the gate and
+/// the same one of the other matrix; the first `n_larger` blocks of threads have one more.
+struct DecodeCut {
+  int block_units;
+  int n_larger;
+  int tile_chunks;
+};
+
+/// The row tiles of a block of threads: `n_tiles` from the unit `first_unit` on.
+struct TileRun {
+  int first_unit;
+  int n_units;
+  int n_tiles;
+};
+__device__ inline TileRun tile_run(const DecodeProduct& p, const DecodeCut& cut) {
+  const int block = static_cast<int>(blockIdx.x);
+  const int n = cut.block_units + (block < cut.n_larger ? 1 : 0);
+  return {block * cut.block_units + min(block, cut.n_larger), n,
+          p.output == ProductOutput::kGated ? 2 * n : n};
 }
 
-/// What a lane holds of 32 rows by 128 columns.
-template <typename F, int kGroups>
-struct LaneBlock {
-  uint4 codes[2][F::kLoads];
-  uint2 params[kGroups][F::kParams];  // of its four rows, f16
-
-  /// Operand `operand` at row `row` and columns 4p .. 4p + 3 of the lane's 16 in a half.
-  __device__ unsigned bytes(int half, int operand, int row, int p, bool odd_lane) const {
-    const auto& loads = codes[half];
-    if constexpr (F::kCodeBits == 8) {
-      return word_of(loads[p], row);
-    } else if constexpr (F::kCodeBits == 4) {
-      const unsigned word = word_of(loads[p / 2], row);
-      return (p % 2 == 0 ? word << 4 : word) & 0xf0f0f0f0u;
-    } else {
-      const unsigned word = word_of(loads[0], row);
-      if constexpr (F::kCodeBits == 2) {
-        return word << (6 - 2 * p) & (F::kPlanes ? 0x40404040u << operand : 0xc0c0c0c0u);
-      } else {
-        if (F::kPlanes && operand < 2) return word << (6 - 2 * p) & 0x40404040u << operand;
-        // The third bits of an odd lane's columns are the upper four of each byte.
-        const unsigned third =
-            word_of(loads[1], row) << (odd_lane ? 0 : 4) << (3 - p) & 0x80808080u;
-        if constexpr (F::kPlanes) return third;
-        return third | ((p < 3 ? word << (5 - 2 * p) : word >> 1) & 0x60606060u);
-      }
-    }
-  }
-};
-
-/// Where the codes and scales of a lane's row tile begin.
-struct LaneTile {
-  const unsigned char* codes = nullptr;  // null past the last tile
-  const unsigned short* scales = nullptr;
-};
-
-/// Row tile `half` (0 or 1) of the 32 rows `index`.
+/// Which rows tile `index` of a run has.
 struct TilePlace {
   int part;
-  int tile;  // may lie past the part's last one
+  int tile;
 };
-__device__ inline TilePlace tile_place(const DecodeProduct& p, int index, int half) {
-  if (p.output == ProductOutput::kGated) return {half, index};
-  int tile = 2 * index + half;
+__device__ inline TilePlace tile_place(const DecodeProduct& p, const TileRun& run, int index) {
+  if (p.output == ProductOutput::kGated) return {index % 2, run.first_unit + index / 2};
+  int tile = run.first_unit + index;
   for (int part = 0; part + 1 < p.n_parts; ++part) {
-    const int n_tiles = (p.parts[part].rows + 15) / 16;
+    const int n_tiles = (p.parts[part].rows + kTileRows - 1) / kTileRows;
     if (tile < n_tiles) return {part, tile};
     tile -= n_tiles;
   }
   return {p.n_parts - 1, tile};
 }
 
-template <typename F>
-__device__ LaneTile lane_tile(const DecodeProduct& p, int index, int lane) {
-  const TilePlace place = tile_place(p, index, lane / 16);
-  const ProductPart& part = p.parts[place.part];
-  if (16 * place.tile >= part.rows) return {};
-  const int t = lane % 4, row = 4 * (lane / 4 % 4);
-  const int64_t tile = place.tile;
-  // The second half of a step's columns lies half a step on; with 3 bits, one atom.
-  const int odd = t % 2 * (F::kCodeBits == 3 ? 64 : F::kStepBytes / 2);
-  return {part.codes + tile * p.tile_steps * F::kStepBytes + t / 2 * F::kStepBytes + odd + 4 * row,
-          part.scales + tile * p.n_groups * F::kParams * 16 + row};
-}
+/// A place in the chunks of a run: cells first_cell .. of tile `tile`.
+struct ChunkPlace {
+  int tile;
+  int first_cell;
+};
 
+/// What a lane holds of a cell: of rows g and g + 8.
 template <typename F, int kGroups>
-__device__ void load_block(const DecodeProduct& p, const LaneTile& tile, int block, int lane,
-                           LaneBlock<F, kGroups>& out) {
-  const int t = lane % 4;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int step = 4 * block + 2 * half;  // and the next one for the lanes with t >= 2
-    const bool there = tile.codes != nullptr && step + t / 2 < p.tile_steps;
-    const unsigned char* source = tile.codes + static_cast<int64_t>(step) * F::kStepBytes;
-#pragma unroll
-    for (int i = 0; i < F::kLoads; ++i) {
-      const int offset = F::kCodeBits == 3 && i == 1 ? 128 - t % 2 * 64 : 64 * i;
-      out.codes[half][i] = load_streamed(source + offset, there);
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kGroups; ++i) {
-    // Groups of 64 are by far the commonest besides those of 128: no division for either.
-    const int halves = 2 * block + i;
-    const int group =
-        p.group_halves * kGroups == 2 ? (kGroups == 2 ? halves : block) : halves / p.group_halves;
-    const bool there = tile.codes != nullptr && group < p.n_groups;
-    const unsigned short* source = tile.scales + static_cast<int64_t>(group) * F::kParams * 16;
-#pragma unroll
-    for (int k = 0; k < F::kParams; ++k) {
-      out.params[i][k] = load_constant(source + 16 * k, there);
-    }
-  }
-}
+struct LaneCell {
+  unsigned planes[F::kCodeBits][2];  // columns 32t .. 32t + 31
+  float params[kGroups][F::kParams][2];
 
-/// The four rows' values of a parameter.
-__device__ inline void widen(const uint2& halves, float (&values)[4]) {
-  const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&halves.x));
-  const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&halves.y));
-  values[0] = low.x, values[1] = low.y, values[2] = high.x, values[3] = high.y;
-}
-
-/// sums[tile of four tokens][row] += the block's products: the lane's token is 4 tile + lane % 4.
-template <typename F, int kGroups, int kTokenTiles>
-__device__ void add_block(const LaneBlock<F, kGroups>& w, const QuantizedInput& x, int block,
-                          int n_tokens, int lane, float (&sums)[kTokenTiles][4]) {
-  constexpr float kPerUnit = 1.0f / static_cast<float>(F::kPlanes ? 32 : F::kUnit);
-  const int g = lane / 4, t = lane % 4;
-  const bool odd_lane = t % 2 != 0;
-  int products[kTokenTiles][F::kOperands][2][4];
-  float totals[kTokenTiles];
+  __device__ LaneCell(const unsigned char* cell, int lane) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const bool first = half == 0 || kGroups == 2;
+    for (int k = 0; k + 1 < F::kCodeBits; k += 2) {
+      const uint4 words = *reinterpret_cast<const uint4*>(cell + k / 2 * 512 + 16 * lane);
+      planes[k][0] = words.x, planes[k][1] = words.y;
+      planes[k + 1][0] = words.z, planes[k + 1][1] = words.w;
+    }
+    if constexpr (F::kCodeBits % 2 != 0) {
+      constexpr int kLast = F::kCodeBits - 1;
+      const uint2 words = *reinterpret_cast<const uint2*>(cell + kLast / 2 * 512 + 8 * lane);
+      planes[kLast][0] = words.x, planes[kLast][1] = words.y;
+    }
 #pragma unroll
-    for (int tile = 0; tile < kTokenTiles; ++tile) {
-      const int column = 8 * tile + g;
-      uint4 words = {0, 0, 0, 0};
-      if (column < 2 * n_tokens) {
-        words = *reinterpret_cast<const uint4*>(
-            x.words + (static_cast<int64_t>(block) * 2 * n_tokens + column) * 32 + 16 * half +
-            4 * t);
+    for (int group = 0; group < kGroups; ++group) {
+      const unsigned char* source =
+          cell + F::kCellCodeBytes + group * F::kCellGroupBytes + lane / 4 * 4 * F::kParams;
+      unsigned pairs[F::kParams];
+      if constexpr (F::kParams == 2) {
+        const uint2 both = *reinterpret_cast<const uint2*>(source);
+        pairs[0] = both.x, pairs[1] = both.y;
+      } else {
+#pragma unroll
+        for (int k = 0; k < F::kParams; ++k)
+          pairs[k] = reinterpret_cast<const unsigned*>(source)[k];
       }
-      if (first) {
-        const int token = min(4 * tile + t, n_tokens - 1);
-        const int* sum = x.totals + (block * n_tokens + token) * 2;
-        const int total = kGroups == 2 ? sum[half] : sum[0] + sum[1];
-        totals[tile] = static_cast<float>(total);
-        // A plane's sum is that of bits, its value 2 bits - 1.
 #pragma unroll
-        for (int k = 0; k < F::kOperands; ++k) {
-          const int start = F::kPlanes ? -(k == 0 ? 32 : 64) * total : 0;
+      for (int k = 0; k < F::kParams; ++k) {
+        const float2 rows = __half22float2(*reinterpret_cast<const __half2*>(&pairs[k]));
+        params[group][k][0] = rows.x, params[group][k][1] = rows.y;
+      }
+    }
+  }
+
+  /// sum += the scaled products of a group, whose integers are `totals`, one for each plane or one
+  /// in all; half of the value for planes. offset: of a QuantizedBlock's scales.
+  template <int kTotals>
+  __device__ void add_scaled(int group, int row, const int (&totals)[kTotals], float step,
+                             float offset, float& sum) const {
+    if constexpr (F::kPlanes) {
+      // ± is 2 bit - 1.
 #pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            products[tile][k][i][0] = 0, products[tile][k][i][1] = start;
-            products[tile][k][i][2] = 0, products[tile][k][i][3] = start;
-          }
+      for (int k = 0; k < kTotals; ++k) {
+        const float value = fmaf(static_cast<float>(totals[k]), step, offset);
+        sum = fmaf(params[group][k][row], value, sum);
+      }
+    } else {
+      const float zero = 2.0f * params[group][1][row] * offset;
+      sum = fmaf(params[group][0][row], fmaf(static_cast<float>(totals[0]), step, zero), sum);
+    }
+  }
+};
+
+template <typename F>
+constexpr int kTotalsOf = F::kPlanes ? F::kCodeBits : 1;
+
+/// sums[row g or g + 8] += a cell's products with one token, bit by bit.
+template <typename F, int kGroups>
+__device__ void add_bits(const unsigned char* cell, const QuantizedBlock& x, int lane,
+                         float (&sums)[1][2]) {
+  const int g = lane / 4, t = lane % 4;
+  const LaneCell<F, kGroups> mine(cell, lane);
+  // The token's highest bit, a lane's last one for t = 3, counts negatively.
+  const int top_weight = t == 3 ? -8 : 8;
+  const uint2 bits = reinterpret_cast<const uint2*>(x.words)[8 * t + g];
+  const float2 scale = x.scales[t];
+#pragma unroll
+  for (int group = 0; group < kGroups; ++group) {
+    const bool of_group = kGroups == 1 || t / 2 == group;
+    const unsigned low = of_group ? bits.x : 0u, high = of_group ? bits.y : 0u;
+    const float offset = kGroups == 1 || t == group ? scale.y : 0.0f;
+    int totals[2][kTotalsOf<F>] = {};
+#pragma unroll
+    for (int k = F::kCodeBits - 1; k >= 0; --k) {
+      int first[4], second[4];
+      multiply_bits(mine.planes[k], low, first);
+      multiply_bits(mine.planes[k], high, second);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int count = second[2 * i + 1] * top_weight +
+                          (second[2 * i] * 4 + (first[2 * i + 1] * 2 + first[2 * i]));
+        int& total = totals[i][F::kPlanes ? k : 0];
+        total = F::kPlanes ? count : 2 * total + count;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) mine.add_scaled(group, i, totals[i], scale.x, offset, sums[0][i]);
+  }
+}
+
+/// sums[tile of four tokens][row g or g + 8] += a cell's products with token t of the tile, in
+/// bytes: columns 32t + i + {0, 8, 16, 24} are one register of the operands.
+template <typename F, int kGroups, int kTokenTiles>
+__device__ void add_bytes(const unsigned char* cell, const QuantizedBlock* x, int n_tokens,
+                          int lane, float (&sums)[kTokenTiles][2]) {
+  constexpr int kTotals = kTotalsOf<F>;
+  const int g = lane / 4, t = lane % 4;
+  const LaneCell<F, kGroups> mine(cell, lane);
+  // Four columns of row g or g + 8: bits of plane `total`, or whole codes.
+  const auto bytes = [&](int total, int row, int i) {
+    constexpr unsigned kLowest = 0x01010101u;
+    if constexpr (F::kPlanes) {
+      return mine.planes[total][row] >> i & kLowest;
+    } else {
+      unsigned codes = 0;
+#pragma unroll
+      for (int k = 0; k < F::kCodeBits; ++k) codes |= (mine.planes[k][row] >> i & kLowest) << k;
+      return codes;
+    }
+  };
+#pragma unroll
+  for (int group = 0; group < kGroups; ++group) {
+    const bool of_group = kGroups == 1 || t / 2 == group;
+    int products[kTokenTiles][kTotals][4] = {};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint4 inputs[kTokenTiles];
+#pragma unroll
+      for (int tile = 0; tile < kTokenTiles; ++tile) {
+        const int token = 4 * tile + g / 2;
+        inputs[tile] = {0, 0, 0, 0};
+        if (token < n_tokens && of_group) {
+          inputs[tile] = reinterpret_cast<const uint4*>(x[token].words)[g % 2 * 8 + 2 * t + half];
         }
       }
 #pragma unroll
       for (int step = 0; step < 2; ++step) {
-        const unsigned b0 = step == 0 ? words.x : words.z, b1 = step == 0 ? words.y : words.w;
+        const int i = 4 * half + 2 * step;
 #pragma unroll
-        for (int k = 0; k < F::kOperands; ++k) {
+        for (int k = 0; k < kTotals; ++k) {
+          const unsigned a[4] = {bytes(k, 0, i), bytes(k, 1, i), bytes(k, 0, i + 1),
+                                 bytes(k, 1, i + 1)};
 #pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            const unsigned a[4] = {w.bytes(half, k, 2 * i, 2 * step, odd_lane),
-                                   w.bytes(half, k, 2 * i + 1, 2 * step, odd_lane),
-                                   w.bytes(half, k, 2 * i, 2 * step + 1, odd_lane),
-                                   w.bytes(half, k, 2 * i + 1, 2 * step + 1, odd_lane)};
-            multiply_bytes(a, b0, b1, products[tile][k][i], products[tile][k][i]);
+          for (int tile = 0; tile < kTokenTiles; ++tile) {
+            const uint4& b = inputs[tile];
+            multiply_bytes(a, step == 0 ? b.x : b.z, step == 0 ? b.y : b.w, products[tile][k]);
           }
         }
       }
     }
-    if (kGroups == 1 && half == 0) continue;
-
-    float params[F::kParams][4];
-#pragma unroll
-    for (int k = 0; k < F::kParams; ++k) widen(w.params[kGroups == 2 ? half : 0][k], params[k]);
 #pragma unroll
     for (int tile = 0; tile < kTokenTiles; ++tile) {
       const int token = min(4 * tile + t, n_tokens - 1);
-      const float step = x.steps[block * n_tokens + token] * kPerUnit;
+      const float2 first = x[token].scales[0], second = x[token].scales[1];
+      const float offset = kGroups == 1 ? first.y + second.y : group == 0 ? first.y : second.y;
 #pragma unroll
-      for (int row = 0; row < 4; ++row) {
-        float value[F::kOperands];
+      for (int i = 0; i < 2; ++i) {
+        int totals[kTotals];
 #pragma unroll
-        for (int k = 0; k < F::kOperands; ++k) {
-          const int(&pair)[4] = products[tile][k][row / 2];
-          value[k] = static_cast<float>(256 * pair[row % 2 * 2] + pair[row % 2 * 2 + 1]);
+        for (int k = 0; k < kTotals; ++k) {
+          totals[k] = 256 * products[tile][k][2 * i] + products[tile][k][2 * i + 1];
         }
-        float product;
-        if constexpr (F::kPlanes) {
-          product = params[0][row] * value[0];
-#pragma unroll
-          for (int k = 1; k < F::kOperands; ++k) product += 0.5f * params[k][row] * value[k];
-        } else {
-          const float zero = static_cast<float>(F::kUnit) * params[1][row];
-          product = params[0][row] * (value[0] - zero * totals[tile]);
-        }
-        sums[tile][row] += step * product;
+        mine.add_scaled(group, i, totals, first.x, offset, sums[tile][i]);
       }
     }
   }
 }
 
-/// Adds up what the warps have of 32 rows and writes it. part: [warps][tokens][32]. A call, because
-/// copies in the unrolled loop would crowd the instruction cache, which each kernel finds cold.
-static __device__ __noinline__ void write_rows(const DecodeProduct& p, int index,
-                                               const float* part) {
-  const int n_warps = static_cast<int>(blockDim.x) / 32;
-  for (int i = static_cast<int>(threadIdx.x); i < p.n_tokens * kDecodeRows;
-       i += static_cast<int>(blockDim.x)) {
-    const int row = i % kDecodeRows, token = i / kDecodeRows;  // a warp has one token
-    float total = 0.0f;
-    for (int warp = 0; warp < n_warps; ++warp) {
-      total += part[(warp * p.n_tokens + token) * kDecodeRows + row];
-    }
-    const TilePlace place = tile_place(p, index, row / 16);
-    const ProductPart& of = p.parts[place.part];
-    const int of_part = 16 * place.tile + row % 16;
-    const bool there = of_part < of.rows;
-    if (there && of.bias != nullptr) total += of.bias[of_part];
-    float* y = p.y + token * p.y_stride + of.first_column + of_part;
-    if (p.output == ProductOutput::kGated) {
-      const float up = __shfl_down_sync(0xffffffffu, total, 16);
-      if (there && row < 16) *y = activation_of(p.curve, total) * up;
-    } else if (there) {
-      *y = p.output == ProductOutput::kAdd ? __ldcg(y) + total : total;
-    }
-  }
-}
-
-/// Shared memory: the warps' sums twice and, where the block quantizes its own input, room for
-/// normalising it, and the result.
+/// What a block of threads has in shared memory.
 struct DecodeShared {
-  float* part;  // two times [warps][tokens][32]
+  unsigned char* rings;
+  QuantizedBlock* input;  // its own
   float* scratch;
-  float* raw;
-  QuantizedInput input;
+  uint64_t* barriers;
+  float* parts;  // [warps + tiles][tokens][16]: warp w's sums of tile i are at w + i
 };
-inline __host__ __device__ size_t decode_shared(const DecodeProduct& p, int n_warps,
-                                                unsigned char* memory, DecodeShared& shared) {
-  auto* next = reinterpret_cast<float*>(memory);
-  shared.part = next, next += 2 * n_warps * p.n_tokens * kDecodeRows;
-  if (p.x != nullptr) {
-    shared.scratch = next, next += 32;
-    shared.raw = next, next += p.norm.gain != nullptr ? p.n_blocks * kInputBlock : 0;
-    shared.input.words = reinterpret_cast<unsigned*>(next), next += p.n_blocks * 64;
-    shared.input.steps = next, next += p.n_blocks;
-    shared.input.totals = reinterpret_cast<int*>(next), next += 2 * p.n_blocks;
-  }
-  return reinterpret_cast<uintptr_t>(next) - reinterpret_cast<uintptr_t>(memory);
+static_assert(sizeof(QuantizedBlock) % 16 == 0);
+
+template <typename Chunk>
+__host__ __device__ size_t decode_shared(const DecodeProduct& p, int n_tiles, unsigned char* memory,
+                                         DecodeShared& shared) {
+  unsigned char* next = memory;
+  shared.rings = next, next += kDecodeWarps * Chunk::Ring::kBytes;
+  shared.input = reinterpret_cast<QuantizedBlock*>(next);
+  if (p.x != nullptr) next += p.n_blocks * sizeof(QuantizedBlock);
+  shared.barriers = reinterpret_cast<uint64_t*>(next), next += kDecodeWarps * Chunk::kStages * 8;
+  shared.scratch = reinterpret_cast<float*>(next), next += 2 * kDecodeWarps * 4;
+  shared.parts = reinterpret_cast<float*>(next);
+  next += (kDecodeWarps + n_tiles) * p.n_tokens * kTileRows * 4;
+  return static_cast<size_t>(next - memory);
 }
 
-/// kOwnInput: one token, which every block of threads quantizes itself.
-template <typename F, int kGroups, int kTokenTiles, bool kOwnInput>
-__global__ __launch_bounds__(kTokenTiles == 4 ? 256 : 512) void multiply_decoded(
-    const __grid_constant__ DecodeProduct p, int n_indices) {
-  extern __shared__ __align__(16) unsigned char shared[];
+/// Adds up what the warps have of each row and writes it.
+static __device__ void write_rows(const DecodeProduct& p, const TileRun& run, int tile_chunks,
+                                  int warp_chunks, const float* parts) {
+  const int n = run.n_units * p.n_tokens * kTileRows;
+  for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) {
+    const int row = i % kTileRows, token = i / kTileRows % p.n_tokens;
+    const int unit = i / kTileRows / p.n_tokens;
+    const auto total = [&](int tile, const ProductPart& part, int of_part) {
+      const int last = ((tile + 1) * tile_chunks - 1) / warp_chunks;
+      float sum = part.bias != nullptr && of_part < part.rows ? part.bias[of_part] : 0.0f;
+      for (int warp = tile * tile_chunks / warp_chunks; warp <= last; ++warp) {
+        sum += parts[((warp + tile) * p.n_tokens + token) * kTileRows + row];
+      }
+      return sum;
+    };
+    const bool gated = p.output == ProductOutput::kGated;
+    const int tile = gated ? 2 * unit : unit;
+    const TilePlace place = tile_place(p, run, tile);
+    const ProductPart& part = p.parts[place.part];
+    const int of_part = kTileRows * place.tile + row;
+    if (of_part >= part.rows) continue;
+    float* y = p.y + token * p.y_stride + part.first_column + of_part;
+    const float value = total(tile, part, of_part);
+    if (gated) {
+      *y = activation_of(p.curve, value) * total(tile + 1, p.parts[1], of_part);
+    } else {
+      *y = p.output == ProductOutput::kAdd ? __ldcg(y) + value : value;
+    }
+  }
+}
+
+/// kOwnBlocks > 0: one token, which every block of threads quantizes itself, to bits, so many
+/// blocks of columns a warp; else tiles of four tokens in bytes.
+template <typename F, int kGroups, int kTokenTiles, int kOwnBlocks>
+__global__ __launch_bounds__(32 * kDecodeWarps) void multiply_cells(
+    const __grid_constant__ DecodeProduct p, const DecodeCut cut) {
+  using Chunk = DecodeChunk<F, kGroups>;
+  extern __shared__ __align__(128) unsigned char memory[];
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int n_warps = static_cast<int>(blockDim.x) / 32;
-  const int first_index = static_cast<int>(blockIdx.x), stride = static_cast<int>(gridDim.x);
   let_next_kernel_start();
 
-  // The warp's blocks of columns are warp, warp + n_warps, ... of each of its row indices in turn.
-  LaneBlock<F, kGroups> ring[F::kDepth];
-  int load_index = first_index, load_at = warp;
-  LaneTile tile = lane_tile<F>(p, load_index, lane);
-  const auto load_next = [&](LaneBlock<F, kGroups>& slot) {
-    if (load_index >= n_indices || load_at >= p.n_blocks) return;
-    load_block<F>(p, tile, load_at, lane, slot);
-    load_at += n_warps;
-    if (load_at >= p.n_blocks) {
-      load_at = warp;
-      load_index += stride;
-      if (load_index < n_indices) tile = lane_tile<F>(p, load_index, lane);
+  const TileRun run = tile_run(p, cut);
+  DecodeShared shared{};
+  decode_shared<Chunk>(p, run.n_tiles, memory, shared);
+  const int n_chunks = run.n_tiles * cut.tile_chunks;
+  const int warp_chunks = (n_chunks + kDecodeWarps - 1) / kDecodeWarps;
+  const int first_chunk = min(warp * warp_chunks, n_chunks);
+  const int last_chunk = min(first_chunk + warp_chunks, n_chunks);
+
+  typename Chunk::Ring ring(shared.rings + warp * Chunk::Ring::kBytes,
+                            shared.barriers + warp * Chunk::kStages);
+  const ChunkPlace first = {first_chunk / cut.tile_chunks,
+                            first_chunk % cut.tile_chunks * Chunk::kCells};
+  ChunkPlace wanted = first;
+  int n_wanted = last_chunk - first_chunk;
+  const unsigned char* wanted_tile = nullptr;
+  const auto find_tile = [&] {
+    const TilePlace place = tile_place(p, run, wanted.tile);
+    wanted_tile = p.parts[place.part].cells +
+                  static_cast<int64_t>(place.tile) * p.n_blocks * Chunk::kCellBytes;
+  };
+  if (n_wanted > 0) find_tile();
+  const auto request_next = [&] {
+    if (n_wanted <= 0) {
+      ring.request(nullptr, 0);
+      return;
+    }
+    const int n_cells = min(Chunk::kCells, p.n_blocks - wanted.first_cell);
+    ring.request(wanted_tile + wanted.first_cell * Chunk::kCellBytes, n_cells * Chunk::kCellBytes);
+    wanted.first_cell += Chunk::kCells;
+    if (--n_wanted > 0 && wanted.first_cell >= p.n_blocks) {
+      wanted = {wanted.tile + 1, 0};
+      find_tile();
     }
   };
-#pragma unroll
-  for (int i = 0; i < F::kDepth; ++i) load_next(ring[i]);
+#pragma unroll 1
+  for (int i = 0; i < Chunk::kStages; ++i) request_next();
 
-  DecodeShared own{};
-  decode_shared(p, n_warps, shared, own);
-  wait_for_kernels_before();
-  QuantizedInput x = p.input;
-  if constexpr (kOwnInput) {
-    x = own.input;
-    quantize_row(p.x, p.norm, p.cols, p.n_blocks, own.raw, own.scratch,
-                 [&](int block) -> QuantizedInput {
-                   return {x.words + block * 64, x.steps + block, x.totals + 2 * block};
-                 });
+  if constexpr (kOwnBlocks > 0) {
+    const BitTranspose transpose(lane);
+    quantize_row<kOwnBlocks>(p.x, p.norm, p.cols, shared.scratch, wait_for_kernels_before,
+                             [&](int block, const float(&values)[4]) {
+                               store_bits(values, transpose, shared.input[block]);
+                             });
     __syncthreads();
+  } else {
+    wait_for_kernels_before();
   }
 
-  float sums[kTokenTiles][4] = {};
-  int index = first_index, at = warp, parity = 0;
-  const auto finish_rows = [&] {
-    float* rows = own.part + parity * n_warps * p.n_tokens * kDecodeRows;
-    float* mine = rows + warp * p.n_tokens * kDecodeRows;
+  float sums[kTokenTiles][2] = {};
+  ChunkPlace place = first;
+  const auto finish_tile = [&] {
+    float* target = shared.parts + (warp + place.tile) * p.n_tokens * kTileRows + lane / 4;
 #pragma unroll
-    for (int i = 0; i < kTokenTiles; ++i) {
-      const int token = 4 * i + lane % 4;
-      if (token < p.n_tokens) {
-        *reinterpret_cast<float4*>(mine + token * kDecodeRows + lane / 4 * 4) = {
-            sums[i][0], sums[i][1], sums[i][2], sums[i][3]};
+    for (int tile = 0; tile < kTokenTiles; ++tile) {
+      const int token = kOwnBlocks > 0 ? 0 : 4 * tile + lane % 4;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float& sum = sums[tile][i];
+        if constexpr (kOwnBlocks > 0) {
+          sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+          sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        }
+        if (kOwnBlocks > 0 ? lane % 4 == 0 : token < p.n_tokens) {
+          target[token * kTileRows + 8 * i] = F::kPlanes ? 2.0f * sum : sum;
+        }
+        sum = 0.0f;
       }
-      for (float& sum : sums[i]) sum = 0.0f;
     }
-    __syncthreads();
-    // The other half is written next, and this one again only after the next barrier.
-    write_rows(p, index, rows);
-    parity ^= 1;
-    index += stride;
+    place = {place.tile + 1, 0};
   };
-  if (warp >= p.n_blocks) {
-    while (index < n_indices) finish_rows();
-    return;
-  }
-  while (index < n_indices) {
+  const auto add_cell = [&](const unsigned char* cell, int block) {
+    if constexpr (kOwnBlocks > 0) {
+      add_bits<F, kGroups>(cell, shared.input[block], lane, sums);
+    } else {
+      add_bytes<F, kGroups, kTokenTiles>(cell, p.input + block * p.n_tokens, p.n_tokens, lane,
+                                         sums);
+    }
+  };
+  for (int chunk = first_chunk; chunk < last_chunk; ++chunk) {
+    const unsigned char* cells = ring.receive();
+    const int n_cells = min(Chunk::kCells, p.n_blocks - place.first_cell);
+    if (kOwnBlocks > 0 && n_cells == Chunk::kCells) {
 #pragma unroll
-    for (int i = 0; i < F::kDepth; ++i) {
-      if (index >= n_indices) break;
-      add_block<F, kGroups, kTokenTiles>(ring[i], x, at, kOwnInput ? 1 : p.n_tokens, lane, sums);
-      load_next(ring[i]);
-      at += n_warps;
-      if (at >= p.n_blocks) {
-        at = warp;
-        finish_rows();
+      for (int i = 0; i < Chunk::kCells; ++i) {
+        add_cell(cells + i * Chunk::kCellBytes, place.first_cell + i);
+      }
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < n_cells; ++i) {
+        add_cell(cells + i * Chunk::kCellBytes, place.first_cell + i);
       }
     }
+    ring.release();
+    request_next();
+    place.first_cell += Chunk::kCells;
+    if (place.first_cell >= p.n_blocks) finish_tile();
   }
+  if (place.first_cell > 0 && first_chunk < last_chunk) finish_tile();
+  __syncthreads();
+  write_rows(p, run, cut.tile_chunks, warp_chunks, shared.parts);
 }
 
 /// The launch for a format; explicitly instantiated in decode_product_*.cu.
 template <typename F>
-cudaError_t launch_decode_format(const DecodeProduct& p, const Launch& launch,
-                                 const ProductCut& cut) {
-  const bool fine_groups = p.group_halves % 2 != 0;
-  const int token_tiles = p.n_tokens <= 4 ? 1 : p.n_tokens <= 8 ? 2 : 4;
-  int n_indices = 0;
-  for (int i = 0; i < (p.output == ProductOutput::kGated ? 1 : p.n_parts); ++i) {
-    n_indices += (p.parts[i].rows + 15) / 16;
+cudaError_t launch_decode_format(const DecodeProduct& p, const Launch& launch) {
+  const bool gated = p.output == ProductOutput::kGated;
+  int n_units = 0;
+  for (int i = 0; i < (gated ? 1 : p.n_parts); ++i) {
+    n_units += (p.parts[i].rows + kTileRows - 1) / kTileRows;
   }
-  if (p.output != ProductOutput::kGated) n_indices = (n_indices + 1) / 2;
-  if (n_indices == 0) return cudaSuccess;
-  int n_warps = cut.n_warps > 0 ? cut.n_warps : token_tiles == 4 ? 8 : 16;
-  n_warps = n_warps < p.n_blocks ? n_warps : p.n_blocks;
-  // Equal shares: as many blocks of threads as fit side by side, or fewer with the same work each.
-  const int side_by_side = launch.n_processors *
-                           (cut.blocks_per_processor > 0 ? cut.blocks_per_processor : 16 / n_warps);
-  const int rounds = (n_indices + side_by_side - 1) / side_by_side;
-  const auto n_blocks = static_cast<unsigned>((n_indices + rounds - 1) / rounds);
-  DecodeShared layout{};
-  const size_t bytes = decode_shared(p, n_warps, nullptr, layout);
+  if (n_units == 0) return cudaSuccess;
 
-  const auto run = [&](auto kernel) {
+  const auto run = [&](auto groups, auto token_tiles, auto own_blocks) {
+    constexpr int kGroups = decltype(groups)::value;
+    using Chunk = DecodeChunk<F, kGroups>;
+    // One block of threads a multiprocessor, all with equal work, unless the sums of that many rows
+    // would crowd shared memory.
+    constexpr int kPartBytes = 48 << 10;
+    const int most_tiles = kPartBytes / (p.n_tokens * kTileRows * 4) - kDecodeWarps;
+    const int most_units = gated ? most_tiles / 2 : most_tiles;
+    int n_blocks = n_units < launch.n_processors ? n_units : launch.n_processors;
+    if ((n_units + n_blocks - 1) / n_blocks > most_units) {
+      n_blocks = (n_units + most_units - 1) / most_units;
+    }
+    const DecodeCut cut = {n_units / n_blocks, n_units % n_blocks,
+                           (p.n_blocks + Chunk::kCells - 1) / Chunk::kCells};
+    const int most = cut.block_units + (cut.n_larger > 0 ? 1 : 0);
+    DecodeShared layout{};
+    const size_t bytes = decode_shared<Chunk>(p, gated ? 2 * most : most, nullptr, layout);
+    const auto kernel =
+        multiply_cells<F, kGroups, decltype(token_tiles)::value, decltype(own_blocks)::value>;
     const cudaError_t status = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
     if (status != cudaSuccess) return status;
-    return launch_overlapped(kernel, launch, dim3(n_blocks), 32 * n_warps, bytes, p, n_indices);
+    return launch_overlapped(kernel, launch, dim3(static_cast<unsigned>(n_blocks)),
+                             32 * kDecodeWarps, bytes, p, cut);
   };
   const auto run_grouped = [&](auto groups) {
-    constexpr int kGroups = decltype(groups)::value;
-    if (p.x != nullptr) return run(multiply_decoded<F, kGroups, 1, true>);
-    return token_tiles == 1   ? run(multiply_decoded<F, kGroups, 1, false>)
-           : token_tiles == 2 ? run(multiply_decoded<F, kGroups, 2, false>)
-                              : run(multiply_decoded<F, kGroups, 4, false>);
+    constexpr auto kNone = std::integral_constant<int, 0>();
+    constexpr auto kOne = std::integral_constant<int, 1>();
+    constexpr auto kTwo = std::integral_constant<int, 2>();
+    constexpr auto kFour = std::integral_constant<int, 4>();
+    if (p.x != nullptr) {
+      if (p.n_blocks <= 2 * kDecodeWarps) return run(groups, kOne, kTwo);
+      if (p.n_blocks <= 4 * kDecodeWarps) return run(groups, kOne, kFour);
+      return run(groups, kOne, std::integral_constant<int, kMostOwnBlocks>());
+    }
+    if (p.n_tokens <= 4) return run(groups, kOne, kNone);
+    if (p.n_tokens <= 8) return run(groups, kTwo, kNone);
+    return run(groups, kFour, kNone);
   };
-  return fine_groups ? run_grouped(std::integral_constant<int, 2>())
-                     : run_grouped(std::integral_constant<int, 1>());
+  return p.cell_bytes == DecodeChunk<F, 1>::kCellBytes
+             ? run_grouped(std::integral_constant<int, 1>())
+             : run_grouped(std::integral_constant<int, 2>());
 }
 
 }  // namespace d2q::cuda

@@ -3,9 +3,7 @@
 
 namespace d2q::cuda {
 
-template cudaError_t launch_decode_format<DecodeFormat<true, 2>>(const DecodeProduct&,
-                                                                 const Launch&, const ProductCut&);
-template cudaError_t launch_decode_format<DecodeFormat<false, 2>>(const DecodeProduct&,
-                                                                  const Launch&, const ProductCut&);
+template cudaError_t launch_decode_format<Format<true, 2>>(const DecodeProduct&, const Launch&);
+template cudaError_t launch_decode_format<Format<false, 2>>(const DecodeProduct&, const Launch&);
 
 }  // namespace d2q::cuda

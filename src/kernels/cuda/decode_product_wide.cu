@@ -3,9 +3,8 @@
 
 namespace d2q::cuda {
 
-template cudaError_t launch_decode_format<DecodeFormat<false, 4>>(const DecodeProduct&,
-                                                                  const Launch&, const ProductCut&);
-template cudaError_t launch_decode_format<DecodeFormat<false, 8>>(const DecodeProduct&,
-                                                                  const Launch&, const ProductCut&);
+template cudaError_t launch_decode_format<Format<false, 4>>(const DecodeProduct&, const Launch&);
+template cudaError_t launch_decode_format<Format<false, 6>>(const DecodeProduct&, const Launch&);
+template cudaError_t launch_decode_format<Format<false, 8>>(const DecodeProduct&, const Launch&);
 
 }  // namespace d2q::cuda

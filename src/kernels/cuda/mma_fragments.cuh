@@ -37,17 +37,27 @@ __device__ inline void multiply(const unsigned (&a)[4], unsigned b0, unsigned b1
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// d = a b + c in integers, mma.m16n8k32: unsigned bytes on the left, signed ones on the right. A
+/// c += a b in integers, mma.m16n8k32: unsigned bytes on the left, signed ones on the right. A
 /// register holds four neighbouring values along k: of the left operand rows g, g + 8, g, g + 8 at
 /// k = 4t, 4t, 4t + 16, 4t + 16; of the right one column g at k = 4t and 4t + 16.
 __device__ inline void multiply_bytes(const unsigned (&a)[4], unsigned b0, unsigned b1,
-                                      const int (&c)[4], int (&d)[4]) {
+                                      int (&c)[4]) {
   asm volatile(
       "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%10, %11, %12, %13};"
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// d = the numbers of bits that rows of a and columns of b have in common, mma.m16n8k128: a
+/// register holds 32 bits along k, of the left operand rows g and g + 8 at k = 32t, of the right
+/// one column g.
+__device__ inline void multiply_bits(const unsigned (&a)[2], unsigned b, int (&d)[4]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k128.row.col.s32.b1.b1.s32.and.popc {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+      "{%7, %7, %7, %7};"
       : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]),
-        "r"(c[2]), "r"(c[3]));
+      : "r"(a[0]), "r"(a[1]), "r"(b), "r"(0));
 }
 
 __device__ inline unsigned packed(float low, float high) {

@@ -1,108 +1,15 @@
-// Products with packed weights, and their expansion. A warp reads one step (16 rows by 32 columns)
-// at a time: lane l has row l % 16 and the 16 columns of half l / 16, so that the atoms of a step
-// are read in whole lines.
+// Products with packed weights, their expansion, and their bit planes. A warp takes one step (16
+// rows by 32 columns) at a time: lane l has row l % 16 and the 16 columns of half l / 16.
 #include <cmath>
 
 #include "kernels/cuda/cuda_decode_kernels.h"
-#include "kernels/cuda/cuda_values.cuh"
 #include "kernels/cuda/kernel_overlap.cuh"
+#include "kernels/cuda/packed_format.cuh"
 
 namespace d2q::cuda {
 namespace {
 
-constexpr int kStepColumns = 32;
-constexpr int kTileRows = 16;
-constexpr int kLaneColumns = 16;
 constexpr int kWarps = kThreads / 32;
-
-template <bool kSignPlanes, int kBits>
-struct Format {
-  static constexpr bool kPlanes = kSignPlanes;
-  static constexpr int kCodeBits = kBits;
-  static constexpr int kParams = kSignPlanes ? kBits : 2;
-  static constexpr int kStepBytes = 64 * kBits;
-  // Words that a lane needs of a step. 3 bits: the third bits of all columns lie in one more atom.
-  static constexpr int kWords = kBits == 2 ? 1 : kBits == 8 ? 4 : 2;
-};
-
-/// A lane's part of one step.
-template <typename F>
-struct LaneCodes {
-  unsigned words[F::kWords];
-  int half;
-
-  __device__ LaneCodes(const unsigned char* step, int lane) : half(lane / 16) {
-    const auto* atoms = reinterpret_cast<const unsigned*>(step) + lane % 16;  // 16 words an atom
-    if constexpr (F::kCodeBits == 2) {
-      words[0] = atoms[16 * half];
-    } else if constexpr (F::kCodeBits == 3) {
-      words[0] = atoms[16 * half];
-      words[1] = atoms[32];
-    } else {
-#pragma unroll
-      for (int i = 0; i < F::kWords; ++i) words[i] = atoms[16 * (F::kWords * half + i)];
-    }
-  }
-
-  /// The code of the lane's column j in [0, 16).
-  __device__ unsigned code(int j) const {
-    const int byte = 8 * (j % 4);
-    if constexpr (F::kCodeBits == 2) {
-      return words[0] >> (byte + 2 * (j / 4)) & 3u;
-    } else if constexpr (F::kCodeBits == 3) {
-      return (words[0] >> (byte + 2 * (j / 4)) & 3u) | (words[1] >> (byte + 4 * half + j / 4) & 1u)
-                                                           << 2;
-    } else if constexpr (F::kCodeBits == 4) {
-      return words[j / 8] >> (byte + j % 8 / 4 * 4) & 15u;
-    } else {
-      return words[j / 4] >> byte & 255u;
-    }
-  }
-};
-
-/// weight_of() of codec/packed_geometry.h, with the same roundings.
-template <typename F>
-__device__ float weight_of(const float (&params)[F::kParams], unsigned code) {
-  if constexpr (F::kPlanes) {
-    float sum = 0.0f;
-#pragma unroll
-    for (int plane = 0; plane < F::kParams; ++plane) {
-      const unsigned minus = (~code >> plane & 1u) << 31;
-      const float value = __uint_as_float(__float_as_uint(params[plane]) ^ minus);
-      sum = plane == 0 ? value : __fadd_rn(sum, value);
-    }
-    return sum;
-  } else {
-    // A code below 2^23 in the mantissa of 2^23: exact, and cheaper than a conversion.
-    const float value = __uint_as_float(0x4b000000u | code) - 8388608.0f;
-    return __fmul_rn(params[0], __fsub_rn(value, params[1]));
-  }
-}
-
-template <typename F>
-__device__ void load_params(const PackedWeights& w, int64_t tile, int64_t group, int row,
-                            float (&params)[F::kParams]) {
-  const auto* source = reinterpret_cast<const __half*>(w.scales) +
-                       (tile * w.n_groups + group) * F::kParams * kTileRows + row;
-#pragma unroll
-  for (int k = 0; k < F::kParams; ++k) params[k] = __half2float(source[k * kTileRows]);
-}
-
-/// Where a lane's 16 columns of a step lie in the matrix.
-struct LaneColumns {
-  int64_t group;
-  int64_t begin;
-  int count;  // of them, the rest is padding; may be <= 0
-};
-
-__device__ inline LaneColumns lane_columns(const PackedWeights& w, int64_t step, int lane) {
-  // Steps of a tile are fewer than 2^32 (cols < 2^31), and 64-bit division is slow.
-  const int64_t group = static_cast<unsigned>(step) / static_cast<unsigned>(w.group_steps);
-  const int64_t begin = group * w.group_size + (step - group * w.group_steps) * kStepColumns +
-                        lane / 16 * kLaneColumns;
-  const int64_t end = min((group + 1) * w.group_size, w.cols);
-  return {group, begin, static_cast<int>(min(end - begin, static_cast<int64_t>(kLaneColumns)))};
-}
 
 /// A block has one row tile; its warps take the steps in turn and add up at the end in a fixed
 /// order.
@@ -112,36 +19,29 @@ __global__ __launch_bounds__(kThreads) void multiply_codes(PackedWeights w, cons
                                                            const float* bias, float* y) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int64_t tile = blockIdx.x;
-  const unsigned char* codes = w.codes + tile * w.tile_steps * F::kStepBytes;
   float sums[kTokens] = {};
   for (int64_t step = warp; step < w.tile_steps; step += kWarps) {
-    const LaneColumns columns = lane_columns(w, step, lane);
-    if (columns.count <= 0) continue;
-    const LaneCodes<F> packed(codes + step * F::kStepBytes, lane);
-    float params[F::kParams];
-    load_params<F>(w, tile, columns.group, lane % 16, params);
-    float weights[kLaneColumns];
+    visit_weights<F>(w, tile, step, lane, [&](const LaneColumns& columns, const auto& weights) {
 #pragma unroll
-    for (int j = 0; j < kLaneColumns; ++j) weights[j] = weight_of<F>(params, packed.code(j));
+      for (int t = 0; t < kTokens; ++t) {
+        if (t >= n_tokens) break;
+        const float* source = x + t * w.cols + columns.begin;
+        if (aligned && columns.count == kLaneColumns) {
+          const auto* fours = reinterpret_cast<const float4*>(source);
 #pragma unroll
-    for (int t = 0; t < kTokens; ++t) {
-      if (t >= n_tokens) break;
-      const float* source = x + t * w.cols + columns.begin;
-      if (aligned && columns.count == kLaneColumns) {
-        const auto* fours = reinterpret_cast<const float4*>(source);
+          for (int j = 0; j < kLaneColumns; j += 4) {
+            const float4 four = fours[j / 4];
+            sums[t] += weights[j] * four.x + weights[j + 1] * four.y + weights[j + 2] * four.z +
+                       weights[j + 3] * four.w;
+          }
+        } else {
 #pragma unroll
-        for (int j = 0; j < kLaneColumns; j += 4) {
-          const float4 four = fours[j / 4];
-          sums[t] += weights[j] * four.x + weights[j + 1] * four.y + weights[j + 2] * four.z +
-                     weights[j + 3] * four.w;
-        }
-      } else {
-#pragma unroll
-        for (int j = 0; j < kLaneColumns; ++j) {
-          if (j < columns.count) sums[t] += weights[j] * source[j];
+          for (int j = 0; j < kLaneColumns; ++j) {
+            if (j < columns.count) sums[t] += weights[j] * source[j];
+          }
         }
       }
-    }
+    });
   }
 
   __shared__ float of_warp[kWarps][kTokens][kTileRows];
@@ -169,31 +69,27 @@ __global__ void expand(PackedWeights w, int64_t first_tile, int64_t n_tiles, Val
   if (index >= n_tiles * w.tile_steps) return;
   const int64_t tile = first_tile + index / w.tile_steps;
   const int64_t step = index % w.tile_steps;
-  const LaneColumns columns = lane_columns(w, step, lane);
-  if (columns.count <= 0) return;
-  const LaneCodes<F> packed(w.codes + (tile * w.tile_steps + step) * F::kStepBytes, lane);
-  float params[F::kParams];
-  load_params<F>(w, tile, columns.group, lane % 16, params);
-  const int64_t target = ((tile - first_tile) * kTileRows + lane % 16) * w.cols + columns.begin;
-  if (aligned && columns.count == kLaneColumns && out.type == Scalar::kBF16) {
-    union {
-      uint4 words[2];
-      __nv_bfloat162 pairs[kLaneColumns / 2];
-    } row = {};
+  visit_weights<F>(w, tile, step, lane, [&](const LaneColumns& columns, const auto& weights) {
+    const int64_t target = ((tile - first_tile) * kTileRows + lane % 16) * w.cols + columns.begin;
+    if (aligned && columns.count == kLaneColumns && out.type == Scalar::kBF16) {
+      union {
+        uint4 words[2];
+        __nv_bfloat162 pairs[kLaneColumns / 2];
+      } row = {};
 #pragma unroll
-    for (int j = 0; j < kLaneColumns; j += 2) {
-      row.pairs[j / 2] = __floats2bfloat162_rn(weight_of<F>(params, packed.code(j)),
-                                               weight_of<F>(params, packed.code(j + 1)));
+      for (int j = 0; j < kLaneColumns; j += 2) {
+        row.pairs[j / 2] = __floats2bfloat162_rn(weights[j], weights[j + 1]);
+      }
+      auto* words = reinterpret_cast<uint4*>(static_cast<__nv_bfloat16*>(out.data) + target);
+      words[0] = row.words[0];
+      words[1] = row.words[1];
+      return;
     }
-    auto* words = reinterpret_cast<uint4*>(static_cast<__nv_bfloat16*>(out.data) + target);
-    words[0] = row.words[0];
-    words[1] = row.words[1];
-    return;
-  }
 #pragma unroll
-  for (int j = 0; j < kLaneColumns; ++j) {
-    if (j < columns.count) store_value(out, target + j, weight_of<F>(params, packed.code(j)));
-  }
+    for (int j = 0; j < kLaneColumns; ++j) {
+      if (j < columns.count) store_value(out, target + j, weights[j]);
+    }
+  });
 }
 
 /// Rows of the matrix, one a token; a thread has 16 columns.
@@ -207,34 +103,58 @@ __global__ void embed_packed(PackedWeights w, const int32_t* tokens, float* y) {
   const bool there = token >= 0 && token < w.rows;
   const int64_t row = there ? token : 0, tile = row / kTileRows;
   const int lane = static_cast<int>(row % kTileRows + kTileRows * (index % 2));
-  const LaneColumns columns = lane_columns(w, step, lane);
-  if (columns.count <= 0) return;
-  const LaneCodes<F> packed(w.codes + (tile * w.tile_steps + step) * F::kStepBytes, lane);
-  float params[F::kParams];
-  load_params<F>(w, tile, columns.group, lane % 16, params);
+  visit_weights<F>(w, tile, step, lane, [&](const LaneColumns& columns, const auto& weights) {
 #pragma unroll
-  for (int j = 0; j < kLaneColumns; ++j) {
-    if (j < columns.count) {
-      y[b * w.cols + columns.begin + j] = there ? weight_of<F>(params, packed.code(j)) : NAN;
+    for (int j = 0; j < kLaneColumns; ++j) {
+      if (j < columns.count) {
+        y[b * w.cols + columns.begin + j] = there ? weights[j] : NAN;
+      }
     }
-  }
+  });
 }
 
-/// run(Format) for the weights' one.
-template <typename Run>
-cudaError_t with_format(const PackedWeights& weights, const Run& run) {
-  if (weights.sign_planes) {
-    return weights.bits == 2 ? run(Format<true, 2>()) : run(Format<true, 3>());
-  }
-  switch (weights.bits) {
-    case 2:
-      return run(Format<false, 2>());
-    case 3:
-      return run(Format<false, 3>());
-    case 4:
-      return run(Format<false, 4>());
-    default:
-      return run(Format<false, 8>());
+/// A warp a cell: lane 4g + t gathers the words of rows g and g + 8 and of columns 32t .. 32t + 31.
+template <typename F>
+__global__ void to_cells(PackedWeights w, int64_t n_cells, int groups_per_cell,
+                         unsigned char* out) {
+  const int64_t index = element_index() / 32;
+  if (index >= n_cells) return;
+  const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+  const int64_t tile = index / w.tile_cells, column = index % w.tile_cells;
+  unsigned char* cell = out + index * (F::kCellCodeBytes + groups_per_cell * F::kCellGroupBytes);
+  const int64_t step = column * kCellSteps + t;
+  for (int row = g; row < kTileRows; row += 8) {
+    unsigned planes[F::kCodeBits] = {};
+    if (step < w.tile_steps) {
+      const unsigned char* source = w.codes + (tile * w.tile_steps + step) * F::kStepBytes;
+      for (int half = 0; half < 2; ++half) {
+        const StepCodes<F> codes(source, row + 16 * half);
+#pragma unroll
+        for (int j = 0; j < kLaneColumns; ++j) {
+          const unsigned code = codes.code(j);
+#pragma unroll
+          for (int k = 0; k < F::kCodeBits; ++k) {
+            planes[k] |= (code >> k & 1u) << (kLaneColumns * half + j);
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < F::kCodeBits; ++k) {
+      *reinterpret_cast<unsigned*>(cell + cell_word_offset<F>(k, row, t)) = planes[k];
+    }
+    if (t >= groups_per_cell) continue;
+    // A single group may be shorter than a cell, or longer than all of them.
+    const int64_t first = (column * groups_per_cell + t) * (kCellColumns / groups_per_cell);
+    const int64_t group = w.n_groups == 1 ? 0 : first / w.group_size;
+    auto* params =
+        reinterpret_cast<unsigned short*>(cell + F::kCellCodeBytes + t * F::kCellGroupBytes) +
+        g * 2 * F::kParams + row / 8;
+#pragma unroll
+    for (int k = 0; k < F::kParams; ++k) {
+      const int64_t source = ((tile * w.n_groups + group) * F::kParams + k) * kTileRows + row;
+      params[2 * k] = group < w.n_groups ? w.scales[source] : static_cast<unsigned short>(0);
+    }
   }
 }
 
@@ -252,7 +172,7 @@ cudaError_t launch_packed_product(const PackedWeights& weights, const float* x, 
   if (n_tokens == 0) return cudaSuccess;
   const unsigned n_tiles = blocks_for(weights.rows, kTileRows);
   const bool aligned = is_aligned(weights, x);
-  return with_format(weights, [&](auto format) {
+  return with_format(weights.sign_planes, weights.bits, [&](auto format) {
     using F = decltype(format);
     if (n_tokens == 1) {
       multiply_codes<F, 1><<<n_tiles, kThreads, 0, stream>>>(weights, x, 1, aligned, bias, y);
@@ -269,9 +189,32 @@ cudaError_t launch_expand(const PackedWeights& weights, int64_t first_tile, int6
   if (n_tiles == 0) return cudaSuccess;
   const bool aligned = is_aligned(weights, out.data);
   const unsigned n_blocks = blocks_for(n_tiles * weights.tile_steps * 32);
-  return with_format(weights, [&](auto format) {
+  return with_format(weights.sign_planes, weights.bits, [&](auto format) {
     expand<decltype(format)>
         <<<n_blocks, kThreads, 0, stream>>>(weights, first_tile, n_tiles, out, aligned);
+    return cudaGetLastError();
+  });
+}
+
+bool has_cells(const PackedWeights& weights) {
+  return weights.group_size % (kCellColumns / 2) == 0 || weights.n_groups == 1;
+}
+
+int cell_bytes(const PackedWeights& weights) {
+  const bool one_group = weights.n_groups == 1 || weights.group_size % kCellColumns == 0;
+  const int params = weights.sign_planes ? weights.bits : 2;
+  return 256 * weights.bits + 2 * kTileRows * params * (one_group ? 1 : 2);
+}
+
+cudaError_t launch_to_cells(const PackedWeights& weights, unsigned char* cells,
+                            cudaStream_t stream) {
+  const int64_t n_cells = (weights.rows + kTileRows - 1) / kTileRows * weights.tile_cells;
+  if (n_cells == 0) return cudaSuccess;
+  return with_format(weights.sign_planes, weights.bits, [&](auto format) {
+    using F = decltype(format);
+    const int n_groups = (cell_bytes(weights) - F::kCellCodeBytes) / F::kCellGroupBytes;
+    to_cells<F>
+        <<<blocks_for(32 * n_cells), kThreads, 0, stream>>>(weights, n_cells, n_groups, cells);
     return cudaGetLastError();
   });
 }
@@ -280,7 +223,7 @@ cudaError_t launch_decode_embed_packed(const int32_t* tokens, int n_tokens,
                                        const PackedWeights& table, float* y, const Launch& launch) {
   if (n_tokens == 0) return cudaSuccess;
   const dim3 blocks(blocks_for(2 * table.tile_steps), static_cast<unsigned>(n_tokens));
-  return with_format(table, [&](auto format) {
+  return with_format(table.sign_planes, table.bits, [&](auto format) {
     return launch_overlapped(embed_packed<decltype(format)>, launch, blocks, kThreads, 0, table,
                              tokens, y);
   });
