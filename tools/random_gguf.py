@@ -13,6 +13,7 @@ import numpy as np
 
 SHAPES = {
     # hidden, intermediate, layers, heads, kv heads, head dim, vocabulary
+    "llama-3-8b": (4096, 14336, 32, 32, 8, 128, 128256),
     "llama-3.2-1b": (2048, 8192, 16, 32, 8, 64, 128256),
     "smollm2-135m": (576, 1536, 30, 9, 3, 64, 49152),
 }

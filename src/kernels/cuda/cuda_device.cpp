@@ -46,7 +46,6 @@ class CudaDevice final : public Device {
   PackedTensor upload_packed(const PackedView& packed) override {
     return upload_packed_cuda(*context_, packed);
   }
-  bool runs_packed(const PackedLayout& /*layout*/) const override { return true; }
   void convert(const Tensor& source, const Tensor& destination) override {
     convert_cuda(*context_, source, destination);
   }

@@ -13,8 +13,6 @@ extern template cudaError_t launch_decode_format<Format<false, 3>>(const DecodeP
                                                                    const Launch&);
 extern template cudaError_t launch_decode_format<Format<false, 4>>(const DecodeProduct&,
                                                                    const Launch&);
-extern template cudaError_t launch_decode_format<Format<false, 6>>(const DecodeProduct&,
-                                                                   const Launch&);
 extern template cudaError_t launch_decode_format<Format<false, 8>>(const DecodeProduct&,
                                                                    const Launch&);
 

@@ -4,7 +4,6 @@
 namespace d2q::cuda {
 
 template cudaError_t launch_decode_format<Format<false, 4>>(const DecodeProduct&, const Launch&);
-template cudaError_t launch_decode_format<Format<false, 6>>(const DecodeProduct&, const Launch&);
 template cudaError_t launch_decode_format<Format<false, 8>>(const DecodeProduct&, const Launch&);
 
 }  // namespace d2q::cuda

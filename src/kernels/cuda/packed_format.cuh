@@ -28,8 +28,8 @@ struct Format {
   static constexpr int kCodeBits = kBits;
   static constexpr int kParams = kSignPlanes ? kBits : 2;
   static constexpr int kStepBytes = 64 * kBits;
-  // Words that a lane needs of a step. 3 and 6 bits: the upper bits lie in atoms of their own.
-  static constexpr int kWords = kBits == 2 ? 1 : kBits == 8 ? 4 : kBits == 6 ? 3 : 2;
+  // Words that a lane needs of a step. 3 bits: the third bits of all columns lie in one more atom.
+  static constexpr int kWords = kBits == 2 ? 1 : kBits == 8 ? 4 : 2;
   static constexpr int kCellCodeBytes = 256 * kBits;
   static constexpr int kCellGroupBytes = 2 * kParams * kTileRows;
 };
@@ -45,8 +45,6 @@ cudaError_t with_format(bool sign_planes, int bits, const Run& run) {
       return run(Format<false, 3>());
     case 4:
       return run(Format<false, 4>());
-    case 6:
-      return run(Format<false, 6>());
     default:
       return run(Format<false, 8>());
   }
@@ -66,10 +64,6 @@ struct StepCodes {
     } else if constexpr (F::kCodeBits == 3) {
       words[0] = atoms[16 * half];
       words[1] = atoms[32];
-    } else if constexpr (F::kCodeBits == 6) {
-      words[0] = atoms[32 * half];
-      words[1] = atoms[32 * half + 16];
-      words[2] = atoms[64 + 16 * half];
     } else {
 #pragma unroll
       for (int i = 0; i < F::kWords; ++i) words[i] = atoms[16 * (F::kWords * half + i)];
@@ -86,9 +80,6 @@ struct StepCodes {
                                                            << 2;
     } else if constexpr (F::kCodeBits == 4) {
       return words[j / 8] >> (byte + j % 8 / 4 * 4) & 15u;
-    } else if constexpr (F::kCodeBits == 6) {
-      return (words[j / 8] >> (byte + j % 8 / 4 * 4) & 15u) |
-             (words[2] >> (byte + 2 * (j / 4)) & 3u) << 4;
     } else {
       return words[j / 4] >> byte & 255u;
     }
