@@ -206,7 +206,7 @@ std::string cost_charts(const json& report) {
   std::vector<BlockLine> lines = {
       {"whole block", [](const json& block) { return number(block, "seconds"); }}};
   for (const auto& [stage, total] : stages) {
-    lines.push_back({stage, [stage](const json& block) {
+    lines.push_back({stage, [stage = stage](const json& block) {
                        return number(block.value("stage_seconds", json::object()), stage.c_str());
                      }});
   }

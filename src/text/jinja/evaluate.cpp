@@ -166,7 +166,8 @@ Value Renderer::call_macro(const Macro& macro, const Arguments& arguments) {
   }
   for (const auto& [name, value] : arguments.keywords) {
     const bool known = std::ranges::any_of(
-        definition.parameters, [&](const auto& parameter) { return parameter.first == name; });
+        definition.parameters,
+        [&, &name = name](const auto& parameter) { return parameter.first == name; });
     if (!known) {
       fail(ErrorCode::kInvalidArgument, "macro '{}': it has no parameter '{}'", definition.text,
            name);
@@ -180,7 +181,8 @@ Value Renderer::call_macro(const Macro& macro, const Arguments& arguments) {
       value = arguments.positional[i];
     } else {
       const auto given = std::ranges::find_if(
-          arguments.keywords, [&](const auto& keyword) { return keyword.first == name; });
+          arguments.keywords,
+          [&, &name = name](const auto& keyword) { return keyword.first == name; });
       if (given != arguments.keywords.end()) {
         value = given->second;
       } else if (fallback) {
