@@ -41,7 +41,14 @@ cuda::PackedWeights packed_weights(const PackedTensor& packed) {
   weights.codes = packed.codes.data<uint8_t>();
   if (packed.scales.empty()) {
     weights.cell_bytes = cuda::cell_bytes(weights);
+    const int64_t n_cells = packed.layout.n_row_tiles() * weights.tile_cells;
+    D2Q_CHECK(packed.codes.size() == n_cells * weights.cell_bytes, "{} bytes of cells",
+              packed.codes.size());
   } else {
+    D2Q_CHECK(packed.codes.size() == codes_bytes(packed.layout), "{} bytes of codes",
+              packed.codes.size());
+    D2Q_CHECK(packed.scales.size() == scales_count(packed.layout), "{} scales",
+              packed.scales.size());
     weights.scales = &packed.scales.data<Half>()->bits;
   }
   return weights;
