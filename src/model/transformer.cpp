@@ -129,16 +129,10 @@ struct Transformer::Impl {
   /// All blocks on whole sequences, x in place.
   void run_blocks(const Tensor& x, int64_t sequence_length) {
     const BlockStages stages(device, config, rope_for(sequence_length), products);
-    for (size_t layer = 0; layer < n_blocks(); ++layer) {
-      const BlockWeights w = block(layer);
-      const DType dtype = activation_dtype(w);
-      const Tensor h = device.allocate(x.rows(), config.hidden_size, dtype);
-      const Tensor a = device.allocate(x.rows(), config.n_heads * config.head_dim, dtype);
-      stages.attention_input(w, x, h);
-      stages.attention(w, h, sequence_length, a);
-      stages.attention_output(w, a, x);
-      run_mlp(stages, w, x, h);
-    }
+    run_blocks_with(stages, x,
+                    [&](size_t, const BlockWeights& w, const Tensor& h, const Tensor& a) {
+                      stages.attention(w, h, sequence_length, a);
+                    });
   }
 
   /// `past` rows of parents[i] before those of sequence i in `own`, for every sequence: what
@@ -184,24 +178,34 @@ struct Transformer::Impl {
         kept->values_.push_back(p.v);
       }
     };
-    run_blocks_with(x, rope_for(past_length + sequence_length), positions, attend);
+    run_projected_blocks(x, rope_for(past_length + sequence_length), positions, attend);
   }
 
-  /// All blocks, x in place; attend(layer, projections, a) writes the layer's attention to `a`.
+  /// All blocks, x in place; attend(layer, weights, h, a) writes the layer's attention over `h`,
+  /// its normalised input, to `a`.
   template <typename Attend>
-  void run_blocks_with(const Tensor& x, const RopeTables& tables,
-                       std::span<const int32_t> positions, const Attend& attend) {
-    const BlockStages stages(device, config, tables, products);
+  void run_blocks_with(const BlockStages& stages, const Tensor& x, const Attend& attend) {
     for (size_t layer = 0; layer < n_blocks(); ++layer) {
       const BlockWeights w = block(layer);
       const DType dtype = activation_dtype(w);
       const Tensor h = device.allocate(x.rows(), config.hidden_size, dtype);
       const Tensor a = device.allocate(x.rows(), config.n_heads * config.head_dim, dtype);
       stages.attention_input(w, x, h);
-      attend(layer, project_attention(device, config, tables, w, h, positions, products), a);
+      attend(layer, w, h, a);
       stages.attention_output(w, a, x);
       run_mlp(stages, w, x, h);
     }
+  }
+
+  /// The same for attention that needs the keys and values: attend(layer, projections, a).
+  template <typename Attend>
+  void run_projected_blocks(const Tensor& x, const RopeTables& tables,
+                            std::span<const int32_t> positions, const Attend& attend) {
+    const BlockStages stages(device, config, tables, products);
+    run_blocks_with(
+        stages, x, [&](size_t layer, const BlockWeights& w, const Tensor& h, const Tensor& a) {
+          attend(layer, project_attention(device, config, tables, w, h, positions, products), a);
+        });
   }
 
   /// All blocks on the next x.rows() tokens of a cached sequence, x in place. `keys`, `values`: the
@@ -218,7 +222,7 @@ struct Transformer::Impl {
       device.attention(p.q, keys[layer].row_range(0, length), values[layer].row_range(0, length),
                        shape, a, products);
     };
-    run_blocks_with(x, rope_for(length), positions, attend);
+    run_projected_blocks(x, rope_for(length), positions, attend);
   }
 };
 
