@@ -202,8 +202,13 @@ bool has_cells(const PackedWeights& weights) {
 
 int cell_bytes(const PackedWeights& weights) {
   const bool one_group = weights.n_groups == 1 || weights.group_size % kCellColumns == 0;
-  const int params = weights.sign_planes ? weights.bits : 2;
-  return 256 * weights.bits + 2 * kTileRows * params * (one_group ? 1 : 2);
+  int bytes = 0;
+  with_format(weights.sign_planes, weights.bits, [&](auto format) {
+    using F = decltype(format);
+    bytes = F::kCellCodeBytes + (one_group ? 1 : 2) * F::kCellGroupBytes;
+    return cudaSuccess;
+  });
+  return bytes;
 }
 
 cudaError_t launch_to_cells(const PackedWeights& weights, unsigned char* cells,
