@@ -46,19 +46,26 @@ void wait_while(const std::atomic<int>& value, int old) {
   value.wait(old, std::memory_order_acquire);
 }
 
+/// The tasks [next, end) of a loop that one worker takes in order, and others once their own are
+/// done: consecutive tasks read consecutive memory, which is what prefetching counts on.
+struct alignas(64) TaskRange {
+  std::atomic<int64_t> next{0};
+  int64_t end = 0;
+};
+
 }  // namespace
 
 struct ThreadPool::State {
   std::vector<std::thread> workers;
+  std::vector<TaskRange> ranges;   // by worker
   std::atomic<int> generation{0};  // of loops; its release publishes what follows
   std::atomic<int> running{0};     // workers that have not finished the loop
   bool stopping = false;
-  int64_t n_tasks = 0;
   const std::function<void(int64_t, int)>* body = nullptr;
-  std::atomic<int64_t> next{0};
   std::mutex failure_mutex;
   std::exception_ptr failure;
 
+  explicit State(int n_threads) : ranges(static_cast<size_t>(n_threads)) {}
   ~State() {
     stopping = true;
     generation.fetch_add(1, std::memory_order_release);
@@ -66,16 +73,31 @@ struct ThreadPool::State {
     for (std::thread& worker : workers) worker.join();
   }
 
+  void share_out(int64_t n_tasks) {
+    const auto n_ranges = static_cast<int64_t>(ranges.size());
+    const int64_t each = n_tasks / n_ranges, longer = n_tasks % n_ranges;
+    int64_t begin = 0;
+    for (int64_t i = 0; i < n_ranges; ++i) {
+      TaskRange& range = ranges[static_cast<size_t>(i)];
+      range.next.store(begin, std::memory_order_relaxed);
+      begin += each + (i < longer ? 1 : 0);
+      range.end = begin;
+    }
+  }
+
   void drain(int worker) {
     inside_loop = true;
-    for (;;) {
-      const int64_t task = next.fetch_add(1, std::memory_order_relaxed);
-      if (task >= n_tasks) break;
-      try {
-        (*body)(task, worker);
-      } catch (...) {
-        const std::lock_guard lock(failure_mutex);
-        if (!failure) failure = std::current_exception();
+    for (size_t i = 0; i < ranges.size(); ++i) {
+      TaskRange& range = ranges[(static_cast<size_t>(worker) + i) % ranges.size()];
+      for (;;) {
+        const int64_t task = range.next.fetch_add(1, std::memory_order_relaxed);
+        if (task >= range.end) break;
+        try {
+          (*body)(task, worker);
+        } catch (...) {
+          const std::lock_guard lock(failure_mutex);
+          if (!failure) failure = std::current_exception();
+        }
       }
     }
     inside_loop = false;
@@ -93,12 +115,13 @@ struct ThreadPool::State {
   }
 };
 
-ThreadPool::ThreadPool(int n_threads) : state_(std::make_unique<State>()) {
+ThreadPool::ThreadPool(int n_threads) {
   if (n_threads < 0 || n_threads > 1024) {
     fail(ErrorCode::kInvalidArgument, "threads: {} is not between 0 (all cores) and 1024",
          n_threads);
   }
   if (n_threads == 0) n_threads = available_cores();
+  state_ = std::make_unique<State>(n_threads);
   try {
     for (int worker = 1; worker < n_threads; ++worker) {
       state_->workers.emplace_back([state = state_.get(), worker] { state->work(worker); });
@@ -129,9 +152,8 @@ void ThreadPool::parallel_for(int64_t n_tasks,
     return;
   }
   State& state = *state_;
-  state.n_tasks = n_tasks;
+  state.share_out(n_tasks);
   state.body = &body;
-  state.next.store(0, std::memory_order_relaxed);
   state.failure = nullptr;
   state.running.store(static_cast<int>(state.workers.size()), std::memory_order_relaxed);
   state.generation.fetch_add(1, std::memory_order_release);

@@ -66,6 +66,12 @@ Tensor gaussian_tensor(int64_t rows, int64_t cols) {
   return {std::move(buffer), data, rows, cols, DType::kF32};
 }
 
+/// Keeps all threads reading for a while: the host of a virtual machine may put a processor that
+/// has just woken up beside another on one core, and moves it milliseconds later.
+void warm_up(ThreadPool& pool, std::span<const std::byte> bytes) {
+  for (double seconds = 0.0; seconds < 0.1;) seconds += read_seconds(pool, bytes);
+}
+
 std::vector<Isa> vector_isas() {
   std::vector<Isa> isas = available_isas();
   isas.erase(isas.begin());  // the scalar specification
@@ -81,6 +87,7 @@ std::vector<KernelSpeed> measure_kernels(ThreadPool& pool, const KernelSpeedOpti
                                                           options.columns / kTileRows * kTileRows);
     const PackedLayout layout{format.kind, format.bits, rows, options.columns, options.group_size};
     const RandomWeights weights(layout);
+    warm_up(pool, weights.bytes());
     for (const int64_t n_tokens : options.tokens) {
       const Tensor x = gaussian_tensor(n_tokens, options.columns);
       const Tensor y = gaussian_tensor(n_tokens, rows);

@@ -106,11 +106,9 @@ struct LookupKernels {
   /// product that adds their entries is too large by: Σ max(-q, 0).
   int32_t (*build_tables)(const int8_t* high, const int8_t* low, int64_t n_steps,
                           uint8_t* tables) noexcept = nullptr;
-  /// y[n_tiles, 16] = the row tiles times one token, which has tables; its digits are not read. The
-  /// same bits as PackedKernels::mat_vec. Tile i is at tile.codes + i * code_stride, tile.scales +
-  /// i * scale_stride.
-  using MatVec = void (*)(const PackedTile& tile, int64_t n_tiles, int64_t code_stride,
-                          int64_t scale_stride, const QuantizedTokens& x, float* y) noexcept;
+  /// y[16] = the tile times one token, which has tables; its digits are not read. The same bits as
+  /// PackedKernels::mat_vec.
+  using MatVec = void (*)(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept;
   MatVec mat_vec[2] = {};  // by planes - 2
 };
 

@@ -224,7 +224,6 @@ TEST_P(PackedKernelsTest, LookedUpSumsHaveTheBitsOfTheScalarProducts) {
                                            {97, 1},
                                            {1000, 1000},
                                            {513, 256}}) {
-      // Three row tiles: a pair and one alone.
       const PackedLayout layout{PackedKind::kSignPlanes, planes, 48, cols, group_size};
       for (uint64_t run = 0; run < 8; ++run) {
         const uint64_t seed = run / 2;
@@ -256,10 +255,10 @@ TEST_P(PackedKernelsTest, LookedUpSumsHaveTheBitsOfTheScalarProducts) {
                             geometry.n_groups, geometry.group_steps, geometry.last_group_steps};
         };
         const PackedFormat format = planes == 2 ? kSignPlanes2 : kSignPlanes3;
-        for (int64_t i = 0; i < 3; ++i)
+        for (int64_t i = 0; i < 3; ++i) {
           kPackedKernelsScalar.mat_vec[format](tile(i), tokens.view, expected.data() + 16 * i);
-        lookup->mat_vec[planes - 2](tile(0), 3, geometry.tile_code_bytes, geometry.tile_scales,
-                                    tokens.view, found.data());
+          lookup->mat_vec[planes - 2](tile(i), tokens.view, found.data() + 16 * i);
+        }
         for (size_t i = 0; i < found.size(); ++i) {
           ASSERT_EQ(std::bit_cast<uint32_t>(found[i]), std::bit_cast<uint32_t>(expected[i]))
               << planes << " planes, cols " << cols << " group " << group_size << " seed " << seed

@@ -10,6 +10,7 @@
 
 #include "codec/packed_atoms.h"
 #include "kernels/packed_kernels.h"
+#include "kernels/prefetch.h"
 #include "kernels/unroll.h"
 
 namespace d2q {
@@ -18,7 +19,6 @@ namespace {
 constexpr int64_t kRows = 16;
 constexpr int64_t kHalfRows = 8;
 constexpr int64_t kHalfAtomBytes = 32;
-constexpr int64_t kPrefetchBytes = 4096;
 
 // Constants, not calls: a call of a constexpr function may be emitted as a weak symbol, which a
 // linker could share with code for older processors.
@@ -252,12 +252,6 @@ struct BlockDots {
   }
 };
 
-void prefetch(const uint8_t* begin, int64_t n_bytes) noexcept {
-  for (int64_t i = 0; i < n_bytes; i += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(begin + i + kPrefetchBytes), _MM_HINT_T0);
-  }
-}
-
 template <PackedFormat kFormat, int kTokens, int kDigits>
 void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept {
   constexpr int64_t kStepBytes = kStepBytesOf<kFormat>;
@@ -270,11 +264,12 @@ void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, float* y) 
   for (int t = 0; t < kTokens; ++t) out[t][0] = out[t][1] = _mm256_setzero_ps();
   for (int64_t group = 0; group < tile.n_groups; ++group) {
     const uint16_t* scales = tile.scales + group * kParams * kRows;
+    D2Q_PREFETCH_SCALES(scales, kParams * kRows);
     int64_t left = group + 1 == tile.n_groups ? tile.last_group_steps : tile.group_steps;
     for (; left > 0; ++block) {
       const int64_t n_steps = left < kBlockSteps ? left : kBlockSteps;
       left -= n_steps;
-      prefetch(step, n_steps * kStepBytes);
+      D2Q_PREFETCH(step, n_steps * kStepBytes);
       D2Q_UNROLL
       for (int half = 0; half < 2; ++half) {
         BlockDots<kFormat, kTokens, kDigits> dots;

@@ -11,6 +11,7 @@
 
 #include "codec/packed_atoms.h"
 #include "kernels/packed_kernels.h"
+#include "kernels/prefetch.h"
 #include "kernels/unroll.h"
 
 namespace d2q {
@@ -19,7 +20,6 @@ namespace {
 constexpr int64_t kRows = 16;
 constexpr int64_t kHalfRows = 8;
 constexpr int64_t kHalfAtomBytes = 32;
-constexpr int64_t kPrefetchBytes = 4096;
 
 /// Where an index has the bits of the two columns and those of the place b: where the codes have
 /// the columns' bits, in a nibble.
@@ -187,7 +187,7 @@ struct LookedUpDots {
 };
 
 template <int kPlanes>
-void mat_vec_tile(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept {
+void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept {
   constexpr int64_t kStepBytes = step_bytes(kPlanes);
   const uint8_t* step = tile.codes;
   const uint8_t* tables = x.tables;
@@ -195,15 +195,14 @@ void mat_vec_tile(const PackedTile& tile, const QuantizedTokens& x, float* y) no
   __m256 out[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
   for (int64_t group = 0; group < tile.n_groups; ++group) {
     const uint16_t* params = tile.scales + group * kPlanes * kRows;
+    D2Q_PREFETCH_SCALES(params, kPlanes * kRows);
     int64_t left = group + 1 == tile.n_groups ? tile.last_group_steps : tile.group_steps;
     for (; left > 0; left -= kBlockSteps, ++block) {
       const int64_t n_steps = left < kBlockSteps ? left : kBlockSteps;
       const __m256i offset = _mm256_set1_epi32(x.table_offset[block]);
       const __m256 scale = _mm256_set1_ps(x.scale[block]);
       const __m256 sum = _mm256_set1_ps(x.sum[block]);
-      for (int64_t i = 0; i < n_steps * kStepBytes; i += 64) {
-        _mm_prefetch(reinterpret_cast<const char*>(step + i + kPrefetchBytes), _MM_HINT_T0);
-      }
+      D2Q_PREFETCH(step, n_steps * kStepBytes);
       D2Q_UNROLL
       for (int half = 0; half < 2; ++half) {
         LookedUpDots<kPlanes> dots;
@@ -227,21 +226,9 @@ void mat_vec_tile(const PackedTile& tile, const QuantizedTokens& x, float* y) no
   _mm256_storeu_ps(y + kHalfRows, out[1]);
 }
 
-template <int kPlanes>
-void mat_vec_lookup(const PackedTile& tile, int64_t n_tiles, int64_t code_stride,
-                    int64_t scale_stride, const QuantizedTokens& x, float* y) noexcept {
-  PackedTile next = tile;
-  for (; n_tiles > 0; --n_tiles) {
-    mat_vec_tile<kPlanes>(next, x, y);
-    next.codes += code_stride;
-    next.scales += scale_stride;
-    y += kRows;
-  }
-}
-
 }  // namespace
 
 const LookupKernels kLookupKernelsAvx2 = {
-    kTableBytes, 1, false, build_tables, {mat_vec_lookup<2>, mat_vec_lookup<3>}};
+    kTableBytes, 1, false, build_tables, {mat_vec<2>, mat_vec<3>}};
 
 }  // namespace d2q

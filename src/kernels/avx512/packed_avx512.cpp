@@ -5,15 +5,13 @@
 #include "codec/packed_atoms.h"
 #include "kernels/avx512/intrinsics.h"
 #include "kernels/packed_kernels.h"
+#include "kernels/prefetch.h"
 #include "kernels/unroll.h"
 
 namespace d2q {
 namespace {
 
 constexpr int64_t kRows = 16;
-/// Far enough ahead to cover DRAM latency at the rate one core streams; measured flat from 2 to 8
-/// KB.
-constexpr int64_t kPrefetchBytes = 4096;
 
 // Constants, not calls: a call of a constexpr function may be emitted as a weak symbol, which a
 // linker could share with code for older processors.
@@ -223,12 +221,6 @@ struct BlockDots {
   }
 };
 
-void prefetch(const uint8_t* begin, int64_t n_bytes) noexcept {
-  for (int64_t i = 0; i < n_bytes; i += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(begin + i + kPrefetchBytes), _MM_HINT_T0);
-  }
-}
-
 template <PackedFormat kFormat, int kTokens, int kDigits>
 void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept {
   constexpr int64_t kStepBytes = kStepBytesOf<kFormat>;
@@ -241,18 +233,17 @@ void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, float* y) 
   for (int t = 0; t < kTokens; ++t) out[t] = _mm512_setzero_ps();
   for (int64_t group = 0; group < tile.n_groups; ++group) {
     const uint16_t* scales = tile.scales + group * kParams * kRows;
-    // The parameters are a stream of their own, about a ninth of the codes.
-    _mm_prefetch(reinterpret_cast<const char*>(scales + 512), _MM_HINT_T0);
+    D2Q_PREFETCH_SCALES(scales, kParams * kRows);
     int64_t left = group + 1 == tile.n_groups ? tile.last_group_steps : tile.group_steps;
     for (; left > 0; ++block) {
       const int64_t n_steps = left < kBlockSteps ? left : kBlockSteps;
       left -= n_steps;
       BlockDots<kFormat, kTokens, kDigits> dots;
       if (n_steps == kBlockSteps) {
-        prefetch(step, kBlockSteps * kStepBytes);
+        D2Q_PREFETCH(step, kBlockSteps * kStepBytes);
         dots.template add_block<kBlockSteps>(step, n_steps, x, column);
       } else {
-        prefetch(step, n_steps * kStepBytes);
+        D2Q_PREFETCH(step, n_steps * kStepBytes);
         dots.template add_block<0>(step, n_steps, x, column);
       }
       step += n_steps * kStepBytes;

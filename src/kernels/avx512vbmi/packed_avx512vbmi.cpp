@@ -12,13 +12,13 @@
 #include "codec/packed_atoms.h"
 #include "kernels/avx512/intrinsics.h"
 #include "kernels/packed_kernels.h"
+#include "kernels/prefetch.h"
 #include "kernels/unroll.h"
 
 namespace d2q {
 namespace {
 
 constexpr int64_t kRows = 16;
-constexpr int64_t kPrefetchBytes = 4096;
 constexpr int kTables = 2;  // bytes of a sum: low, high
 constexpr int64_t kTableBytes = 64 * kTables;
 
@@ -62,23 +62,20 @@ __m512 load_half16(const uint16_t* halves) noexcept {
 /// Keeps a table in its register: the compiler would rather load it for every lookup.
 void pin(__m512i& table) noexcept { asm("" : "+v"(table)); }
 
-/// The sums of one block in kTiles row tiles, each table's bytes alone.
-template <int kPlanes, int kTiles>
+/// The sums of one block, each table's bytes alone.
+template <int kPlanes>
 struct LookedUpDots {
-  __m512i sums[kTiles][kPlanes][kTables];
+  __m512i sums[kPlanes][kTables];
 
   explicit LookedUpDots(int32_t offset) noexcept {
     D2Q_UNROLL
-    for (int tile = 0; tile < kTiles; ++tile) {
-      D2Q_UNROLL
-      for (int k = 0; k < kPlanes; ++k) {
-        sums[tile][k][0] = _mm512_set1_epi32(-offset);
-        sums[tile][k][1] = _mm512_setzero_si512();
-      }
+    for (int k = 0; k < kPlanes; ++k) {
+      sums[k][0] = _mm512_set1_epi32(-offset);
+      sums[k][1] = _mm512_setzero_si512();
     }
   }
 
-  void add_step(const uint8_t* step, int64_t tile_stride, const uint8_t* tables) noexcept {
+  void add_step(const uint8_t* step, const uint8_t* tables) noexcept {
     const __m512i ones = _mm512_set1_epi8(1);
     const __m512i byte_tables = _mm512_set1_epi32(0x30201000);
     D2Q_UNROLL
@@ -89,103 +86,67 @@ struct LookedUpDots {
         table[i] = _mm512_loadu_si512(tables + atom * kTableBytes + 64 * i);
         pin(table[i]);
       }
+      __m512i planes01 = _mm512_loadu_si512(step + atom * kAtomBytes);
+      pin(planes01);
       D2Q_UNROLL
-      for (int tile = 0; tile < kTiles; ++tile) {
-        const uint8_t* codes = step + tile * tile_stride;
-        __m512i planes01 = _mm512_loadu_si512(codes + atom * kAtomBytes);
-        pin(planes01);
+      for (int k = 0; k < kPlanes; ++k) {
+        const __m512i bits = k < 2 ? planes01 : _mm512_loadu_si512(step + 2 * kAtomBytes);
+        const long long gather = k == 0      ? kEvenBits
+                                 : k == 1    ? kOddBits
+                                 : atom == 0 ? kLowBits
+                                             : kHighBits;
+        const __m512i subset = _mm512_gf2p8affine_epi64_epi8(bits, _mm512_set1_epi64(gather), 0);
+        const __m512i index = _mm512_or_si512(subset, byte_tables);
         D2Q_UNROLL
-        for (int k = 0; k < kPlanes; ++k) {
-          const __m512i bits = k < 2 ? planes01 : _mm512_loadu_si512(codes + 2 * kAtomBytes);
-          const long long gather = k == 0      ? kEvenBits
-                                   : k == 1    ? kOddBits
-                                   : atom == 0 ? kLowBits
-                                               : kHighBits;
-          const __m512i subset = _mm512_gf2p8affine_epi64_epi8(bits, _mm512_set1_epi64(gather), 0);
-          const __m512i index = _mm512_or_si512(subset, byte_tables);
-          __m512i* sum = sums[tile][k];
-          sum[0] = _mm512_dpbusd_epi32(sum[0], _mm512_permutexvar_epi8(index, table[0]), ones);
-          sum[1] = _mm512_dpbusd_epi32(sum[1], _mm512_permutexvar_epi8(index, table[1]), ones);
+        for (int i = 0; i < kTables; ++i) {
+          sums[k][i] =
+              _mm512_dpbusd_epi32(sums[k][i], _mm512_permutexvar_epi8(index, table[i]), ones);
         }
       }
     }
   }
 
-  __m512 dot(int tile, int k) const noexcept {
-    const __m512i* sum = sums[tile][k];
-    return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(sum[1], 8), sum[0]));
+  __m512 dot(int k) const noexcept {
+    return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(sums[k][1], 8), sums[k][0]));
   }
 };
 
-template <int kPlanes, int kTiles>
-void mat_vec_tiles(const PackedTile& tile, int64_t code_stride, int64_t scale_stride,
-                   const QuantizedTokens& x, float* y) noexcept {
+template <int kPlanes>
+void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept {
   constexpr int64_t kStepBytes = step_bytes(kPlanes);
   const uint8_t* step = tile.codes;
   const uint8_t* tables = x.tables;
   int64_t block = 0;
-  __m512 out[kTiles];
-  D2Q_UNROLL
-  for (int i = 0; i < kTiles; ++i) out[i] = _mm512_setzero_ps();
+  __m512 out = _mm512_setzero_ps();
   for (int64_t group = 0; group < tile.n_groups; ++group) {
     const uint16_t* params = tile.scales + group * kPlanes * kRows;
-    D2Q_UNROLL
-    for (int i = 0; i < kTiles; ++i) {
-      _mm_prefetch(reinterpret_cast<const char*>(params + i * scale_stride + 512), _MM_HINT_T0);
-    }
+    D2Q_PREFETCH_SCALES(params, kPlanes * kRows);
     int64_t left = group + 1 == tile.n_groups ? tile.last_group_steps : tile.group_steps;
     for (; left > 0; left -= kBlockSteps, ++block) {
       const int64_t n_steps = left < kBlockSteps ? left : kBlockSteps;
-      LookedUpDots<kPlanes, kTiles> dots(x.table_offset[block]);
+      LookedUpDots<kPlanes> dots(x.table_offset[block]);
       for (int64_t s = 0; s < n_steps; ++s) {
-        D2Q_UNROLL
-        for (int i = 0; i < kTiles; ++i) {
-          D2Q_UNROLL
-          for (int64_t line = 0; line < kStepBytes; line += 64) {
-            _mm_prefetch(
-                reinterpret_cast<const char*>(step + i * code_stride + line + kPrefetchBytes),
-                _MM_HINT_T0);
-          }
-        }
-        dots.add_step(step, code_stride, tables);
+        D2Q_PREFETCH(step, kStepBytes);
+        dots.add_step(step, tables);
         step += kStepBytes;
         tables += 2 * kTableBytes;
       }
       const __m512 scale = _mm512_set1_ps(x.scale[block]);
       const __m512 sum = _mm512_set1_ps(x.sum[block]);
       D2Q_UNROLL
-      for (int i = 0; i < kTiles; ++i) {
-        D2Q_UNROLL
-        for (int k = 0; k < kPlanes; ++k) {
-          const __m512 r = load_half16(params + i * scale_stride + k * kRows);
-          const __m512 centred = _mm512_fmsub_ps(_mm512_set1_ps(2.0f), dots.dot(i, k), sum);
-          out[i] = _mm512_fmadd_ps(_mm512_mul_ps(r, scale), centred, out[i]);
-        }
+      for (int k = 0; k < kPlanes; ++k) {
+        const __m512 r = load_half16(params + k * kRows);
+        const __m512 centred = _mm512_fmsub_ps(_mm512_set1_ps(2.0f), dots.dot(k), sum);
+        out = _mm512_fmadd_ps(_mm512_mul_ps(r, scale), centred, out);
       }
     }
   }
-  D2Q_UNROLL
-  for (int i = 0; i < kTiles; ++i) _mm512_storeu_ps(y + i * kRows, out[i]);
-}
-
-template <int kPlanes>
-void mat_vec_lookup(const PackedTile& tile, int64_t n_tiles, int64_t code_stride,
-                    int64_t scale_stride, const QuantizedTokens& x, float* y) noexcept {
-  PackedTile next = tile;
-  for (; n_tiles > 0; n_tiles -= 2) {
-    if (n_tiles >= 2)
-      mat_vec_tiles<kPlanes, 2>(next, code_stride, scale_stride, x, y);
-    else
-      mat_vec_tiles<kPlanes, 1>(next, code_stride, scale_stride, x, y);
-    next.codes += 2 * code_stride;
-    next.scales += 2 * scale_stride;
-    y += 2 * kRows;
-  }
+  _mm512_storeu_ps(y, out);
 }
 
 }  // namespace
 
 const LookupKernels kLookupKernelsAvx512Vbmi = {
-    kTableBytes, 4, true, build_tables, {mat_vec_lookup<2>, mat_vec_lookup<3>}};
+    kTableBytes, 4, true, build_tables, {mat_vec<2>, mat_vec<3>}};
 
 }  // namespace d2q

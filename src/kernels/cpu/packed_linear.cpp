@@ -73,14 +73,14 @@ void check_shapes(const Tensor& x, const PackedView& w, const Tensor& bias, cons
 // --- few tokens: on the codes --------------------------------------------------------------------
 
 /// Row tiles a task: about 64 tasks a matrix, but no less than 16 KB of codes (a task's cost) and
-/// no more than 256 KB (balance; prefetching past a task's end is then below 2% of the traffic).
+/// no more than 256 KB (balance).
 int64_t tiles_per_task(const PackedGeometry& geometry) {
   const int64_t total = geometry.n_row_tiles * geometry.tile_code_bytes;
   const int64_t target = std::clamp<int64_t>(total / 64, 16 << 10, 256 << 10);
   return std::max<int64_t>(1, target / geometry.tile_code_bytes);
 }
 
-/// A tile's outputs [n_tiles, 16] of one token into a row of y.
+/// A tile's outputs of one token into a row of y.
 void store_rows(const float* source, int64_t n, const float* bias, float* target) {
   for (int64_t r = 0; r < n; ++r) target[r] = bias == nullptr ? source[r] : source[r] + bias[r];
 }
@@ -101,28 +101,23 @@ struct Job {
     n_tasks = (weights.geometry.n_row_tiles + tiles_a_task - 1) / tiles_a_task;
   }
 
-  /// Outputs of tiles [first, first + count) for one token.
-  void store(const float* source, int64_t first, int64_t count, int64_t token) const {
-    const int64_t row = first * kTileRows, n_rows = weights.layout.rows;
-    store_rows(source, std::min(count * kTileRows, n_rows - row),
-               bias == nullptr ? nullptr : bias + row, out + token * n_rows + row);
+  /// The 16 outputs of a tile for one token; those of padding rows are dropped.
+  void store(const float* source, int64_t tile, int64_t token) const {
+    const int64_t row = tile * kTileRows, n_rows = weights.layout.rows;
+    store_rows(source, std::min(kTileRows, n_rows - row), bias == nullptr ? nullptr : bias + row,
+               out + token * n_rows + row);
   }
 };
-
-constexpr int64_t kLookupTiles = 2;  // that share the loads of a token's tables
 
 void multiply_by_lookup(const PackedKernels& kernels, const Job& job,
                         const QuantizedActivations& activations, int64_t n_tokens, int64_t begin,
                         int64_t end) {
   const LookupKernels::MatVec mat_vec = kernels.lookup->mat_vec[job.weights.layout.bits - 2];
-  const PackedGeometry& geometry = job.weights.geometry;
-  for (int64_t tile = begin; tile < end; tile += kLookupTiles) {
-    const int64_t count = std::min(kLookupTiles, end - tile);
+  for (int64_t tile = begin; tile < end; ++tile) {
     for (int64_t token = 0; token < n_tokens; ++token) {
-      std::array<float, kLookupTiles * kTileRows> result;
-      mat_vec(job.weights.tile(tile), count, geometry.tile_code_bytes, geometry.tile_scales,
-              activations.tokens(token, 1), result.data());
-      job.store(result.data(), tile, count, token);
+      std::array<float, kTileRows> result;
+      mat_vec(job.weights.tile(tile), activations.tokens(token, 1), result.data());
+      job.store(result.data(), tile, token);
     }
   }
 }
@@ -138,7 +133,7 @@ void multiply_digits(const PackedKernels& kernels, const Job& job,
       std::array<float, kTokensPerPass * kTileRows> result;
       mat_vec(job.weights.tile(tile), activations.tokens(first, count), result.data());
       for (int64_t t = 0; t < count; ++t) {
-        job.store(result.data() + t * kTileRows, tile, 1, first + t);
+        job.store(result.data() + t * kTileRows, tile, first + t);
       }
     }
   }
