@@ -61,7 +61,7 @@ struct ThreadPool::State {
   std::atomic<int> generation{0};  // of loops; its release publishes what follows
   std::atomic<int> running{0};     // workers that have not finished the loop
   bool stopping = false;
-  const std::function<void(int64_t, int)>* body = nullptr;
+  const FunctionRef<void(int64_t, int)>* body = nullptr;
   std::mutex failure_mutex;
   std::exception_ptr failure;
 
@@ -136,8 +136,7 @@ ThreadPool::~ThreadPool() = default;
 
 int ThreadPool::n_threads() const noexcept { return static_cast<int>(state_->workers.size()) + 1; }
 
-void ThreadPool::parallel_for(int64_t n_tasks,
-                              const std::function<void(int64_t task, int worker)>& body) {
+void ThreadPool::parallel_for(int64_t n_tasks, FunctionRef<void(int64_t task, int worker)> body) {
   if (n_tasks <= 0) return;
   if (inside_loop || state_->workers.empty() || n_tasks == 1) {
     const bool outer = inside_loop;

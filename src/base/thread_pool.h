@@ -3,8 +3,9 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
+
+#include "base/function_ref.h"
 
 namespace d2q {
 
@@ -21,7 +22,8 @@ class ThreadPool {
   /// Calls body(task, worker) once for every task in [0, n_tasks), worker in [0, n_threads), and
   /// returns when all are done. The first exception of a body is rethrown here after the others
   /// have finished. One loop at a time: a nested call runs its tasks in the calling thread.
-  void parallel_for(int64_t n_tasks, const std::function<void(int64_t task, int worker)>& body);
+  /// Consecutive tasks mostly run in one thread. Allocates nothing.
+  void parallel_for(int64_t n_tasks, FunctionRef<void(int64_t task, int worker)> body);
 
  private:
   struct State;

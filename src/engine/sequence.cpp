@@ -16,7 +16,9 @@ class TransformerSequence final : public Sequence {
       : device_(device),
         transformer_(transformer),
         cache_(device, transformer.config(), capacity, cache),
-        logits_(static_cast<size_t>(transformer.config().vocab_size)) {}
+        logits_(static_cast<size_t>(transformer.config().vocab_size)) {
+    tokens_.reserve(static_cast<size_t>(capacity));
+  }
 
   int64_t capacity() const override { return cache_.capacity(); }
   std::span<const int32_t> tokens() const override { return tokens_; }

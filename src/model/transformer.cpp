@@ -34,7 +34,8 @@ struct Transformer::Impl {
   std::vector<BlockWeights> blocks;  // empty when streamed
   NormParams final_norm;
   Linear output;
-  RopeTables rope;  // grown by rope_for()
+  RopeTables rope;                      // grown by rope_for()
+  std::vector<int32_t> next_positions;  // of run_blocks_cached(); kept for its memory
 
   Impl(Device& target, std::shared_ptr<const WeightSource> weights, DType precision,
        BlockResidency where)
@@ -213,8 +214,8 @@ struct Transformer::Impl {
   void run_blocks_cached(const Tensor& x, int64_t past, std::vector<Tensor>& keys,
                          std::vector<Tensor>& values) {
     const int64_t length = past + x.rows();
-    std::vector<int32_t> positions(static_cast<size_t>(x.rows()));
-    std::iota(positions.begin(), positions.end(), static_cast<int32_t>(past));
+    next_positions.resize(static_cast<size_t>(x.rows()));
+    std::iota(next_positions.begin(), next_positions.end(), static_cast<int32_t>(past));
     const AttentionShape shape = attention_shape(config, x.rows(), past);
     const auto attend = [&](size_t layer, const AttentionProjections& p, const Tensor& a) {
       device.store_cache(p.k, config.head_dim, keys[layer].row_range(past, x.rows()));
@@ -222,7 +223,7 @@ struct Transformer::Impl {
       device.attention(p.q, keys[layer].row_range(0, length), values[layer].row_range(0, length),
                        shape, a, products);
     };
-    run_projected_blocks(x, rope_for(length), positions, attend);
+    run_projected_blocks(x, rope_for(length), next_positions, attend);
   }
 };
 

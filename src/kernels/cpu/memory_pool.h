@@ -4,9 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 namespace d2q {
 
@@ -20,16 +20,25 @@ class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
   MemoryPool(const MemoryPool&) = delete;
   MemoryPool& operator=(const MemoryPool&) = delete;
 
-  /// At least n_bytes. Throws std::bad_alloc. The pool must be held by a shared_ptr.
+  /// At least n_bytes. Throws std::bad_alloc. The pool must be held by a shared_ptr. Asks the
+  /// system for nothing where a block of the size is kept.
   std::shared_ptr<void> allocate(uint64_t n_bytes);
   uint64_t kept_bytes() const;
 
  private:
-  void give_back(void* memory, uint64_t n_bytes) noexcept;
+  template <typename T>
+  struct BlockAllocator;
+  /// A free block; `size` leaves out what precedes the user's part.
+  struct Kept {
+    uint64_t size;
+    void* block;
+  };
+
+  void give_back(void* block, uint64_t size) noexcept;
 
   const uint64_t capacity_;
   mutable std::mutex mutex_;
-  std::multimap<uint64_t, void*> kept_;  // by size
+  std::vector<Kept> kept_;
   uint64_t kept_bytes_ = 0;
 };
 
