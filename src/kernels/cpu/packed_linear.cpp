@@ -204,9 +204,10 @@ void multiply_panels(ThreadPool& pool, const PackedKernels& kernels, const T* x,
   const int64_t n_rows = weights.layout.rows;
   const int64_t n_cols = weights.layout.cols;
   const int64_t stride = (n_cols + kStepColumns - 1) / kStepColumns * kStepColumns + kStepColumns;
-  // A panel should stay in a 1 MB L2 beside the tokens that pass it.
-  const int64_t panel_tiles = 64 * stride * static_cast<int64_t>(sizeof(T)) <= (640 << 10) ? 4 : 2;
   const int64_t n_tiles = weights.geometry.n_row_tiles;
+  // oneDNN is 10 to 15% faster with 128 rows than with 64, wherever the panel then lies; matrices
+  // of few rows are cut finer, for many threads.
+  const int64_t panel_tiles = std::clamp<int64_t>(n_tiles / 8, 2, 8);
   Matrix<T> panels(pool.n_threads(), panel_tiles * kTileRows * stride);
   float* out = y.data<float>();
   pool.parallel_for((n_tiles + panel_tiles - 1) / panel_tiles, [&](int64_t task, int worker) {

@@ -37,8 +37,8 @@ class PackedMultiplier {
   /// T <= max_mat_vec_tokens(): x is quantized a block of up to 128 columns to 16- or 8-bit
   /// integers (relative error 2.8e-5 or 6e-3 on Gaussian x) and meets the codes in integer dot
   /// products; every table of kernels gives the same bits, `precision` is not used. Larger T:
-  /// panels of 32 or 64 rows are dequantized a worker at a time into `precision` (kF32 or kBF16)
-  /// and multiplied by gemm.h; extra memory is 64 * in * size(precision) a thread and, when x has
+  /// panels of 32 to 128 rows are dequantized a worker at a time into `precision` (kF32 or kBF16)
+  /// and multiplied by gemm.h; extra memory is up to 128 * in * size(precision) a thread and, when x has
   /// another dtype, x once more in `precision`. The result does not depend on the number of
   /// threads.
   void multiply(const Tensor& x, std::span<const PackedProductView> products, DType precision);
