@@ -31,13 +31,17 @@ constexpr Format kFormats[] = {{PackedKind::kSignPlanes, 2}, {PackedKind::kSignP
 /// Random codes and plausible scales in one piece of memory; any bytes are codes.
 class RandomWeights {
  public:
-  explicit RandomWeights(const PackedLayout& layout)
+  RandomWeights(ThreadPool& pool, const PackedLayout& layout)
       : layout_(layout), n_codes_(codes_bytes(layout)), memory_(1, packed_bytes(layout)) {
-    Rng rng(1);
-    for (int64_t i = 0; i + 8 <= n_codes_; i += 8) {
-      const uint64_t word = rng.next_u64();
-      std::memcpy(memory_.data() + i, &word, 8);
-    }
+    constexpr int64_t kTask = 1 << 20;
+    pool.parallel_for((n_codes_ + kTask - 1) / kTask, [&](int64_t task, int) {
+      Rng rng(static_cast<uint64_t>(task));
+      const int64_t end = std::min(n_codes_, (task + 1) * kTask);
+      for (int64_t i = task * kTask; i + 8 <= end; i += 8) {
+        const uint64_t word = rng.next_u64();
+        std::memcpy(memory_.data() + i, &word, 8);
+      }
+    });
     const Half scale = to_half(0.02f);
     std::fill_n(reinterpret_cast<Half*>(memory_.data() + n_codes_), scales_count(layout), scale);
   }
@@ -67,9 +71,9 @@ Tensor gaussian_tensor(int64_t rows, int64_t cols) {
 }
 
 /// Keeps all threads reading for a while: the host of a virtual machine may put a processor that
-/// has just woken up beside another on one core, and moves it milliseconds later.
+/// has just woken up beside another on one core, and moves it later.
 void warm_up(ThreadPool& pool, std::span<const std::byte> bytes) {
-  for (double seconds = 0.0; seconds < 0.1;) seconds += read_seconds(pool, bytes);
+  for (double seconds = 0.0; seconds < 0.3;) seconds += read_seconds(pool, bytes);
 }
 
 std::vector<Isa> vector_isas() {
@@ -86,7 +90,7 @@ std::vector<KernelSpeed> measure_kernels(ThreadPool& pool, const KernelSpeedOpti
     const int64_t rows = std::max<int64_t>(kTileRows, (options.megabytes << 20) * 8 / format.bits /
                                                           options.columns / kTileRows * kTileRows);
     const PackedLayout layout{format.kind, format.bits, rows, options.columns, options.group_size};
-    const RandomWeights weights(layout);
+    const RandomWeights weights(pool, layout);
     warm_up(pool, weights.bytes());
     for (const int64_t n_tokens : options.tokens) {
       const Tensor x = gaussian_tensor(n_tokens, options.columns);
