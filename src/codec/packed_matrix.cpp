@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -74,6 +75,41 @@ int64_t step_offset(const PackedGeometry& geometry, int bits, int64_t tile, int6
 
 int64_t scale_offset(const PackedLayout& layout, int64_t tile, int64_t group) {
   return (tile * layout.n_groups() + group) * layout.n_params() * kTileRows;
+}
+
+/// The fields `shift` bits up and `mask` wide of 32 / kBits codes a word, in the order of an atom:
+/// a word of codes at a time, whose bytes do not meet.
+template <int kBits>
+void write_atoms(const uint8_t* codes, int shift, uint32_t mask, uint8_t* atoms) {
+  constexpr int64_t kColumns = 32 / kBits;
+  for (int64_t first = 0; first < kStepColumns; first += kColumns) {
+    uint32_t word = 0;
+    for (int64_t c = 0; c < kColumns; c += 4) {
+      uint32_t four = 0;
+      std::memcpy(&four, codes + first + c, sizeof(four));
+      word |= (four >> shift & mask * 0x01010101u) << (c / 4 * kBits);
+    }
+    std::memcpy(atoms + first / kColumns * kAtomBytes, &word, sizeof(word));
+  }
+}
+
+/// One row's 32 codes of a step; write_code() says where they go.
+void write_row(int bits, const uint8_t* codes, uint8_t* step, int64_t row) {
+  uint8_t* words = step + row * 4;
+  switch (bits) {
+    case 2:
+      return write_atoms<2>(codes, 0, 3, words);
+    case 3:
+      write_atoms<2>(codes, 0, 3, words);
+      return write_atoms<1>(codes, 2, 1, words + 2 * kAtomBytes);
+    case 4:
+      return write_atoms<4>(codes, 0, 15, words);
+    case 6:
+      write_atoms<4>(codes, 0, 15, words);
+      return write_atoms<2>(codes, 4, 3, words + 4 * kAtomBytes);
+    default:
+      return write_atoms<8>(codes, 0, 255, words);
+  }
 }
 
 Half checked_half(float value, int64_t row, int64_t group) {
@@ -170,10 +206,13 @@ void pack_tiles(const PackedLayout& layout, int64_t first_tile, int64_t n_tiles,
       for (int64_t r = 0; r < n_rows; ++r) {
         const int64_t row = tile * kTileRows + r;
         const uint8_t* source = codes.data() + row * layout.cols + columns.begin;
-        for (int64_t c = 0; c < columns.size; ++c) {
-          all_bits = static_cast<uint8_t>(all_bits | source[c]);
-          write_code(layout.bits, steps + c / kStepColumns * step_bytes(layout.bits), r,
-                     c % kStepColumns, source[c]);
+        for (int64_t c = 0; c < columns.size; c += kStepColumns) {
+          std::array<uint8_t, kStepColumns> step{};
+          const int64_t count = std::min(kStepColumns, columns.size - c);
+          std::memcpy(step.data(), source + c, static_cast<size_t>(count));
+          for (const uint8_t code : step) all_bits = static_cast<uint8_t>(all_bits | code);
+          write_row(layout.bits, step.data(), steps + c / kStepColumns * step_bytes(layout.bits),
+                    r);
         }
         const float* row_params = params.data() + (row * geometry.n_groups + group) * n_params;
         for (int k = 0; k < n_params; ++k) {

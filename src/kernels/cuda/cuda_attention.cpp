@@ -32,9 +32,13 @@ void attention_cuda(CudaContext& context, const Tensor& q, const Tensor& k, cons
          shape.head_dim, cuda::kMaxHeadDim);
   }
   if (y.empty()) return;
+  // Many rows meet the same keys: they are rounded once, not by every one.
+  const bool round_keys = products == DType::kBF16 && k.dtype() == DType::kF32;
+  const Tensor keys = round_keys ? in_dtype(context, k, DType::kBF16) : k;
+  const Tensor values = round_keys ? in_dtype(context, v, DType::kBF16) : v;
   const cuda::AttentionProblem problem{.q = q.data<float>(),
-                                       .k = values_of(k),
-                                       .v = values_of(v),
+                                       .k = values_of(keys),
+                                       .v = values_of(values),
                                        .y = values_of(y),
                                        .n_sequences = n_sequences,
                                        .n_heads = shape.n_heads,

@@ -66,6 +66,14 @@ TEST_F(CudaAttention, shares_keys_among_any_number_of_heads) {
   }
 }
 
+TEST_F(CudaAttention, equals_the_cpus_with_more_rows_than_multiprocessors_take_at_once) {
+  for (const int64_t head_dim : {64, 96, 128}) {
+    for (const DType kv_type : {DType::kF32, DType::kF16})
+      check({16, 4, head_dim, 700, 0, 0, 3}, kv_type, DType::kF32, DType::kBF16);
+    check({16, 4, head_dim, 690, 37, 150, 3}, DType::kBF16, DType::kBF16, DType::kBF16);
+  }
+}
+
 TEST_F(CudaAttention, decodes_after_a_past) {
   for (const DType products : {DType::kF32, DType::kBF16}) {
     for (const int64_t past : {1, 31, 63, 64, 65, 511, 2000}) {

@@ -138,13 +138,9 @@ void run_gemm(CudaContext& context, const CudaGemm& gemm) {
   const bool wide = gemm.input == DType::kF64;
   D2Q_CHECK(gemm.output == gemm.input || (gemm.output == DType::kF32 && !wide),
             "dtype {} into dtype {}", static_cast<int>(gemm.input), static_cast<int>(gemm.output));
-  D2Q_CHECK(!gemm.tf32 || gemm.input == DType::kF32, "TF32 of dtype {}",
-            static_cast<int>(gemm.input));
   const auto alpha = static_cast<float>(gemm.alpha);
   const auto beta = static_cast<float>(gemm.beta);
-  const cublasComputeType_t compute = wide        ? CUBLAS_COMPUTE_64F
-                                      : gemm.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
-                                                  : CUBLAS_COMPUTE_32F;
+  const cublasComputeType_t compute = wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F;
   // cuBLAS is column-major: the row-major product is the transposed one with a and b exchanged.
   check_cublas(
       cublasGemmEx(context.blas(), gemm.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N,

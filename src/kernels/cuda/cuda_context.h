@@ -53,7 +53,7 @@ class CudaContext : public std::enable_shared_from_this<CudaContext> {
 };
 
 /// Row-major product c[m, n] = alpha·op(a)·op(b) + beta·c. a, b of one dtype: f32 (true f32
-/// products unless tf32), bf16, both with f32 sums, or f64. c of the same dtype, or f32 where a and
+/// products), bf16, both with f32 sums, or f64. c of the same dtype, or f32 where a and
 /// b are bf16. The leading dimensions are row strides in elements. Deterministic on one device.
 struct CudaGemm {
   bool transpose_a = false;
@@ -71,7 +71,6 @@ struct CudaGemm {
   DType output = DType::kF32;
   double alpha = 1.0;
   double beta = 0.0;
-  bool tf32 = false;  // f32 operands are cut to TF32
 };
 void run_gemm(CudaContext& context, const CudaGemm& gemm);
 

@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
 #include "kernels/cuda/cuda_forward_ops.h"
+#include "kernels/cuda/cuda_split_product.h"
+#include "kernels/cuda/cuda_triangular.h"
 #include "kernels/cuda/matrix_kernels.h"
 #include "kernels/cuda/solver_walk_kernels.h"
 #include "kernels/operation_checks.h"
@@ -15,10 +18,6 @@
 namespace d2q {
 namespace {
 
-/// Below, the splitting and the extra launches cost more than f32 products do.
-constexpr double kSmallProductFlops = 1e9;
-/// Up to here three passes over the result would cost more than a product of three times the depth.
-constexpr int64_t kStackedDepth = 256;
 /// Rows of weights whose products are held at once.
 constexpr int64_t kBatchRows = 8192;
 /// Row blocks of a triangular product: a third more work than half at eight.
@@ -46,8 +45,8 @@ class FactorisationLibrary {
   FactorisationLibrary& operator=(const FactorisationLibrary&) = delete;
 
   /// The lower triangle of a (row-major, [n, n]) becomes L⁻¹ where a = L Lᵀ; false when a is not
-  /// positive definite. Row-major lower is column-major upper.
-  bool invert_lower_factor(double* a, int64_t n) {
+  /// positive definite. Row-major lower is column-major upper. `workspace` is another [n, n].
+  bool invert_lower_factor(double* a, int64_t n, double* workspace) {
     size_t device_bytes = 0;
     size_t host_bytes = 0;
     check_cusolver(
@@ -60,16 +59,8 @@ class FactorisationLibrary {
                                     factorising.host_data(), host_bytes, factorising.info()),
                    "a factorisation");
     if (factorising.failed()) return false;
-    check_cusolver(
-        cusolverDnXtrtri_bufferSize(handle_, CUBLAS_FILL_MODE_UPPER, CUBLAS_DIAG_NON_UNIT, n,
-                                    CUDA_R_64F, a, n, &device_bytes, &host_bytes),
-        "sizing an inversion");
-    const Workspace inverting(context_, device_bytes, host_bytes);
-    check_cusolver(cusolverDnXtrtri(handle_, CUBLAS_FILL_MODE_UPPER, CUBLAS_DIAG_NON_UNIT, n,
-                                    CUDA_R_64F, a, n, inverting.device.get(), device_bytes,
-                                    inverting.host_data(), host_bytes, inverting.info()),
-                   "an inversion");
-    return !inverting.failed();
+    invert_lower_cuda(context_, a, n, workspace);
+    return true;
   }
 
  private:
@@ -218,7 +209,8 @@ class CudaMatrixOps final : public MatrixOps {
                                     reversed.data<double>(), stream()),
                "reversing");
     if (!library_) library_ = std::make_unique<FactorisationLibrary>(*context_);
-    if (!library_->invert_lower_factor(reversed.data<double>(), n)) return false;
+    if (!library_->invert_lower_factor(reversed.data<double>(), n, factor.data<double>()))
+      return false;
     check_cuda(
         cuda::launch_reverse_lower(reversed.data<double>(), n, factor.data<double>(), stream()),
         "reversing");
@@ -311,24 +303,26 @@ class CudaMatrixOps final : public MatrixOps {
     CudaDot energy(*context_);
     std::vector<CudaDot> symmetric(candidates.size(), energy);
     std::vector<CudaDot> asymmetric(candidates.size(), energy);
+    // Left operands are rounded: their errors are independent and leave 2^-9 over the root of the
+    // number of weights in the sums.
+    const SplitMatrix by_gram(*context_, gram);
+    std::optional<SplitMatrix> by_deviation;
+    if (!deviation.empty()) by_deviation.emplace(*context_, deviation);
     for_batches(weight.rows(), [&](int64_t begin, int64_t rows) {
       const Tensor w = weight.row_range(begin, rows);
       const Tensor product = context_->allocate(rows, n, DType::kF32);
-      const Tensor delta = context_->allocate(rows, n, DType::kF32);
-      multiply(*context_, w, gram, false, 1.0, 0.0, product);
+      const Tensor pairs = rounded_pairs(*context_, w, {});
+      by_gram.multiply(pairs, product);
       energy.add(w, {}, product);
-      if (!deviation.empty()) {
-        multiply(*context_, w, deviation, false, 1.0, 0.0, product);
+      if (by_deviation) {
+        by_deviation->multiply(pairs, product);
         for (size_t i = 0; i < candidates.size(); ++i)
           asymmetric[i].add(candidates[i].row_range(begin, rows), w, product);
       }
       for (size_t i = 0; i < candidates.size(); ++i) {
         const Tensor candidate = candidates[i].row_range(begin, rows);
-        check_cuda(cuda::launch_subtract(candidate.data<float>(), w.data<float>(), w.size(),
-                                         delta.data<float>(), stream()),
-                   "a difference");
-        multiply(*context_, delta, gram, false, 1.0, 0.0, product);
-        symmetric[i].add(delta, {}, product);
+        by_gram.multiply(rounded_pairs(*context_, candidate, w), product);
+        symmetric[i].add(candidate, w, product);
       }
     });
     ErrorReport report;
@@ -346,68 +340,7 @@ class CudaMatrixOps final : public MatrixOps {
   std::unique_ptr<FactorisationLibrary> library_;  // started when it is first needed
 };
 
-/// op(a)'s matrix [rows, cols] as it lies in memory, split.
-struct SplitMatrix {
-  SplitMatrix(CudaContext& context, const void* x, int64_t rows, int64_t cols, int64_t stride)
-      : high(context.allocate(rows, cols, DType::kF32)),
-        low(context.allocate(rows, cols, DType::kF32)) {
-    check_cuda(cuda::launch_split_tf32(static_cast<const float*>(x), rows, cols, stride,
-                                       high.data<float>(), low.data<float>(), context.stream()),
-               "splitting a matrix");
-  }
-  Tensor high;
-  Tensor low;
-};
-
-/// The three products of the parts in one.
-void run_stacked_gemm(CudaContext& context, const CudaGemm& gemm) {
-  const Tensor left = context.allocate(gemm.m, 3 * gemm.k, DType::kF32);
-  const Tensor right = context.allocate(3 * gemm.k, gemm.n, DType::kF32);
-  check_cuda(cuda::launch_stack_left(static_cast<const float*>(gemm.a), gemm.m, gemm.k, gemm.lda,
-                                     left.data<float>(), context.stream()),
-             "splitting a panel");
-  check_cuda(cuda::launch_stack_right(static_cast<const float*>(gemm.b), gemm.k, gemm.n, gemm.ldb,
-                                      right.data<float>(), context.stream()),
-             "splitting a panel");
-  CudaGemm stacked = gemm;
-  stacked.tf32 = true;
-  stacked.k = 3 * gemm.k;
-  stacked.a = left.raw();
-  stacked.lda = left.cols();
-  stacked.b = right.raw();
-  stacked.ldb = right.cols();
-  run_gemm(context, stacked);
-}
-
 }  // namespace
-
-void run_split_gemm(CudaContext& context, const CudaGemm& gemm) {
-  D2Q_CHECK(gemm.input == DType::kF32 && gemm.output == DType::kF32, "split product of dtype {}",
-            static_cast<int>(gemm.input));
-  const double flops =
-      2.0 * static_cast<double>(gemm.m) * static_cast<double>(gemm.n) * static_cast<double>(gemm.k);
-  if (flops < kSmallProductFlops) return run_gemm(context, gemm);
-  if (gemm.k <= kStackedDepth && !gemm.transpose_a && !gemm.transpose_b)
-    return run_stacked_gemm(context, gemm);
-  const SplitMatrix a(context, gemm.a, gemm.transpose_a ? gemm.k : gemm.m,
-                      gemm.transpose_a ? gemm.m : gemm.k, gemm.lda);
-  const SplitMatrix b(context, gemm.b, gemm.transpose_b ? gemm.n : gemm.k,
-                      gemm.transpose_b ? gemm.k : gemm.n, gemm.ldb);
-  CudaGemm part = gemm;
-  part.tf32 = true;
-  part.lda = a.high.cols();
-  part.ldb = b.high.cols();
-  const auto add = [&](const Tensor& left, const Tensor& right) {
-    part.a = left.raw();
-    part.b = right.raw();
-    run_gemm(context, part);
-    part.beta = 1.0;
-  };
-  // The small terms first: they are lost beside a large sum.
-  add(a.low, b.high);
-  add(a.high, b.low);
-  add(a.high, b.high);
-}
 
 void CudaDot::add(const Tensor& a, const Tensor& b, const Tensor& g) {
   const Tensor partial = context_.allocate(1, cuda::kObjectiveBlocks, DType::kF64);

@@ -9,6 +9,7 @@
 #include "kernels/cuda/cuda_forward_ops.h"
 #include "kernels/cuda/cuda_matrix_ops.h"
 #include "kernels/cuda/cuda_solver_walk.h"
+#include "kernels/cuda/cuda_split_product.h"
 #include "kernels/cuda/solver_columns_kernels.h"
 #include "kernels/cuda/solver_refit_kernels.h"
 #include "kernels/cuda/solver_walk_kernels.h"
@@ -19,6 +20,11 @@ namespace {
 constexpr int64_t kBlockColumns = cuda::kBlockColumns;
 /// Intermediate results of one batch of rows, in bytes.
 constexpr int64_t kBatchBytes = int64_t{1} << 32;
+/// Blocks of the code descent before all later columns feel them: the fewer, the more often their
+/// gradient is read and written.
+constexpr int64_t kDescentColumns = 4 * kBlockColumns;
+/// Panels of a symmetric product: a little more than half of the work.
+constexpr int64_t kSymmetricPanels = 8;
 
 void check_shapes(const Refinement& r) {
   const int64_t rows = r.weight.rows();
@@ -54,44 +60,39 @@ void for_row_batches(int64_t rows, int64_t bytes_per_row, Body&& body) {
   for (int64_t begin = 0; begin < rows; begin += batch) body(begin, std::min(batch, rows - begin));
 }
 
-/// gradient [rows, in] = ŵ·H − w*·H of the rows from `begin` on.
-void compute_gradient(CudaContext& context, const Refinement& r, int64_t begin, int64_t rows,
-                      float* gradient) {
-  const int64_t n = r.weight.cols();
-  check_cuda(cudaMemcpyAsync(gradient, r.target_product.data<float>() + begin * n,
-                             static_cast<size_t>(rows * n) * sizeof(float),
-                             cudaMemcpyDeviceToDevice, context.stream()),
-             "copying");
-  CudaGemm gemm;
-  gemm.m = rows;
-  gemm.n = n;
-  gemm.k = n;
-  gemm.a = r.weight.data<float>() + begin * n;
-  gemm.lda = n;
-  gemm.b = r.hessian.raw();
-  gemm.ldb = n;
-  gemm.c = gradient;
-  gemm.ldc = n;
-  gemm.beta = -1.0;
-  run_split_gemm(context, gemm);
+/// gradient [rows, in] = (ŵ − w*)·H of the rows from `begin` on. Rounding the difference to bf16 is
+/// a change of w* by less than 2^-9 of its distance from ŵ, which J cannot tell.
+Tensor compute_gradient(CudaContext& context, const Refinement& r, const SplitMatrix& hessian,
+                        int64_t begin, int64_t rows) {
+  const Tensor gradient = context.allocate(rows, r.weight.cols(), DType::kF32);
+  hessian.multiply(
+      rounded_pairs(context, r.weight.row_range(begin, rows), r.target.row_range(begin, rows)),
+      gradient);
+  return gradient;
 }
 
-/// Bases times H of the group's columns, for the columns up to the group's end: symmetry gives the
-/// rest. All K bases at once.
-void multiply_group(CudaContext& context, const Refinement& r, const cuda::RefitBatch& batch,
-                    const ColumnGroup& group) {
-  const int64_t n = batch.stride;
-  CudaGemm gemm;
-  gemm.m = batch.rows * batch.n_params;
-  gemm.n = group.begin + group.size;
-  gemm.k = group.size;
-  gemm.a = batch.bases + group.begin;
-  gemm.lda = n;
-  gemm.b = r.hessian.data<float>() + group.begin * n;
-  gemm.ldb = n;
-  gemm.c = batch.product;
-  gemm.ldc = n;
-  run_split_gemm(context, gemm);
+/// result [n, n] = xᵀ x, x [rows, n]: panels of columns from the diagonal down, and their image.
+void multiply_transposed(CudaContext& context, const Tensor& x, const Tensor& result) {
+  const int64_t n = x.cols();
+  const Tensor left = stacked_rows(context, x, cuda::SplitSide::kLeft);
+  const Tensor right = stacked_rows(context, x, cuda::SplitSide::kRight);
+  const auto* a = static_cast<const __nv_bfloat16*>(left.raw());
+  const auto* b = static_cast<const __nv_bfloat16*>(right.raw());
+  const int64_t panel = std::max<int64_t>(256, (n + kSymmetricPanels - 1) / kSymmetricPanels);
+  for (int64_t column = 0; column < n; column += panel) {
+    run_gemm(context, {.transpose_a = true,
+                       .m = n - column,
+                       .n = std::min(panel, n - column),
+                       .k = left.rows(),
+                       .a = a + column,
+                       .lda = n,
+                       .b = b + column,
+                       .ldb = n,
+                       .input = DType::kBF16,
+                       .c = result.data<float>() + column * n + column,
+                       .ldc = n});
+  }
+  mirror_lower_cuda(context, result);
 }
 
 /// Changes of J by row, [1, rows] f64, that operations on batches of rows fill in.
@@ -121,26 +122,63 @@ void CudaGroupTable::update(CudaContext& context, const Refinement& refinement) 
   for (const ColumnGroup& group : refinement.groups)
     key.insert(key.end(), {group.begin, group.size, group.index});
   if (key == key_) return;
+  int64_t widest = 0;
+  for (const ColumnGroup& group : refinement.groups) widest = std::max(widest, group.size);
+  widest = std::min<int64_t>(widest, cuda::kMaxChunkWidth);
+  chunk_width_ = (widest + 31) / 32 * 32;
+  aligned_ = true;
+  n_tiles_ = 0;
   std::vector<cuda::GroupSpan> spans;
+  std::vector<cuda::ColumnChunk> chunks;
   std::vector<int32_t> group_of_column;
   std::vector<int32_t> first_param;
   for (const ColumnGroup& group : refinement.groups) {
     const auto first = static_cast<int32_t>(group.index * n_params);
     const auto size = static_cast<size_t>(group.size);
-    group_of_column.insert(group_of_column.end(), size, static_cast<int32_t>(spans.size()));
+    const auto place = static_cast<int32_t>(spans.size());
+    group_of_column.insert(group_of_column.end(), size, place);
     first_param.insert(first_param.end(), size, first);
-    spans.push_back({static_cast<int32_t>(group.begin), static_cast<int32_t>(group.size), first});
+    const auto n_chunks = static_cast<int32_t>((group.size + chunk_width_ - 1) / chunk_width_);
+    const auto first_chunk = static_cast<int32_t>(chunks.size());
+    spans.push_back({static_cast<int32_t>(group.begin), static_cast<int32_t>(group.size), first,
+                     first_chunk, n_chunks});
+    for (int32_t i = 0; i < n_chunks; ++i) {
+      const int64_t begin = group.begin + i * chunk_width_;
+      const int64_t columns = std::min(chunk_width_, group.begin + group.size - begin);
+      chunks.push_back({static_cast<int32_t>(begin), static_cast<int32_t>(columns), place,
+                        static_cast<int32_t>(n_tiles_)});
+      n_tiles_ += first_chunk + n_chunks;
+      aligned_ = aligned_ && columns == chunk_width_ && begin % 16 == 0;
+    }
   }
+  n_chunks_ = static_cast<int>(chunks.size());
   const auto n = static_cast<int64_t>(first_param.size());
+  aligned_ = aligned_ && n % 16 == 0;
   const auto span_bytes = static_cast<int64_t>(spans.size() * sizeof(cuda::GroupSpan));
+  const auto chunk_bytes = static_cast<int64_t>(chunks.size() * sizeof(cuda::ColumnChunk));
   key_.clear();  // nothing is known while the copies may fail
   spans_ = context.allocate_bytes(span_bytes);
+  chunks_ = context.allocate_bytes(chunk_bytes);
   group_of_column_ = context.allocate(1, n, DType::kI32);
   first_param_ = context.allocate(1, n, DType::kI32);
   context.upload(spans.data(), spans_.get(), span_bytes);
+  context.upload(chunks.data(), chunks_.get(), chunk_bytes);
   context.upload(group_of_column.data(), group_of_column_.raw(), group_of_column_.n_bytes());
   context.upload(first_param.data(), first_param_.raw(), first_param_.n_bytes());
   key_ = std::move(key);
+}
+
+void CudaGroupTable::describe(cuda::RefitBatch& batch) const {
+  batch.groups = static_cast<const cuda::GroupSpan*>(spans_.get());
+  batch.group_of_column = group_of_column_.data<int32_t>();
+  batch.chunks = static_cast<const cuda::ColumnChunk*>(chunks_.get());
+  batch.n_chunks = n_chunks_;
+  batch.chunk_width = static_cast<int>(chunk_width_);
+  batch.aligned_codes = aligned_;
+}
+
+int64_t CudaGroupTable::tile_bytes() const {
+  return n_tiles_ * chunk_width_ * chunk_width_ * 2 * static_cast<int64_t>(sizeof(__nv_bfloat16));
 }
 
 double refit_scales_cuda(CudaContext& context, CudaGroupTable& table, const Refinement& r) {
@@ -154,19 +192,18 @@ double refit_scales_cuda(CudaContext& context, CudaGroupTable& table, const Refi
   batch.n_params = r.grid.n_params();
   D2Q_CHECK(batch.n_params >= 1 && batch.n_params <= 3, "{} parameters a group", batch.n_params);
   batch.n_groups = static_cast<int>(r.groups.size());
-  batch.groups = static_cast<const cuda::GroupSpan*>(table.spans());
-  batch.group_of_column = table.group_of_column();
+  table.describe(batch);
   batch.column_scale = r.column_scale.data<float>();
   batch.params_stride = r.params.cols();
   const int64_t unknowns = batch.unknowns();
-  const int64_t row_floats = batch.n_params * n;
-  const int64_t row_doubles = unknowns * (unknowns + 1 + cuda::kRefitVectors);
-  const int64_t row_bytes = 2 * row_floats * static_cast<int64_t>(sizeof(float)) +
-                            row_doubles * static_cast<int64_t>(sizeof(double));
+  const int64_t row_bytes =
+      unknowns * (unknowns + 1 + cuda::kRefitVectors) * static_cast<int64_t>(sizeof(double));
+  const std::shared_ptr<void> tiles = context.allocate_bytes(table.tile_bytes());
+  batch.tiles = static_cast<uint4*>(tiles.get());
+  check_cuda(cuda::split_hessian(batch, r.hessian.data<float>(), context.stream()),
+             "splitting the Hessian");
   const Tensor changes = zero_changes(context, rows);
   for_row_batches(rows, row_bytes, [&](int64_t begin, int64_t count) {
-    const Tensor bases = context.allocate(count, row_floats, DType::kF32);
-    const Tensor product = context.allocate(count, row_floats, DType::kF32);
     const Tensor systems = context.allocate(count, unknowns * (unknowns + 1), DType::kF64);
     const Tensor vectors = context.allocate(count, unknowns * cuda::kRefitVectors, DType::kF64);
     batch.rows = count;
@@ -174,16 +211,11 @@ double refit_scales_cuda(CudaContext& context, CudaGroupTable& table, const Refi
     batch.codes = r.codes.data<uint8_t>() + begin * n;
     batch.params = r.params.data<float>() + begin * batch.params_stride;
     batch.weight = r.weight.data<float>() + begin * n;
-    batch.bases = bases.data<float>();
-    batch.product = product.data<float>();
     batch.systems = systems.data<double>();
     batch.vectors = vectors.data<double>();
     batch.changes = changes.data<double>() + begin;
-    check_cuda(cuda::prepare_refit(batch, context.stream()), "the scales' bases");
-    for (int b = 0; b < batch.n_groups; ++b) {
-      multiply_group(context, r, batch, r.groups[static_cast<size_t>(b)]);
-      check_cuda(cuda::add_normal_columns(batch, b, context.stream()), "normal equations");
-    }
+    check_cuda(cuda::prepare_refit(batch, context.stream()), "the refit's right-hand sides");
+    check_cuda(cuda::add_normal_equations(batch, context.stream()), "normal equations");
     check_cuda(cuda::solve_refit(batch, context.stream()), "solving for the scales");
   });
   return sum_of(context, changes);
@@ -195,13 +227,36 @@ double refine_codes_cuda(CudaContext& context, CudaGroupTable& table, const Refi
   const int64_t n = r.weight.cols();
   const cuda::GridLevels levels = grid_levels(r.grid);
   const std::vector<WalkBlock> blocks = cut_walk_blocks(r.groups);
-  const int64_t row_bytes = (n + kBlockColumns) * static_cast<int64_t>(sizeof(float));
+  const SplitMatrix hessian(context, r.hessian);
+  const int64_t row_bytes = (2 * n + kDescentColumns) * static_cast<int64_t>(sizeof(float));
   const Tensor changes = zero_changes(context, r.weight.rows());
   for_row_batches(r.weight.rows(), row_bytes, [&](int64_t begin, int64_t count) {
-    const Tensor gradient = context.allocate(count, n, DType::kF32);
-    const Tensor change = context.allocate(count, kBlockColumns, DType::kF32);
-    compute_gradient(context, r, begin, count, gradient.data<float>());
+    const Tensor gradient = compute_gradient(context, r, hessian, begin, count);
+    const Tensor change = context.allocate(count, 2 * kDescentColumns, DType::kBF16);
+    // Columns from `first` to `last` feel the changes of those from `changed` to `first`; earlier
+    // ones are not read again in this sweep.
+    int64_t window = 0;
+    int64_t window_end = 0;
+    const auto feel = [&](int64_t changed, int64_t first, int64_t last) {
+      if (first == last) return;
+      hessian.multiply(
+          {.left = static_cast<const __nv_bfloat162*>(change.raw()) + (changed - window),
+           .left_stride = change.cols(),
+           .m = count,
+           .row = changed,
+           .depth = first - changed,
+           .column = first,
+           .columns = last - first,
+           .c = gradient.data<float>() + first,
+           .c_stride = n,
+           .beta = 1.0});
+    };
     for (const WalkBlock& block : blocks) {
+      if (block.begin == window_end) {
+        window = block.begin;
+        for (const WalkBlock& next : blocks)
+          if (next.end <= window + kDescentColumns) window_end = next.end;
+      }
       cuda::DescentPart part;
       part.weight = r.weight.data<float>() + begin * n;
       part.gradient = gradient.data<float>();
@@ -215,23 +270,15 @@ double refine_codes_cuda(CudaContext& context, CudaGroupTable& table, const Refi
       part.params = r.params.data<float>() + begin * part.params_stride;
       part.first_param = table.first_param();
       part.codes = r.codes.data<uint8_t>() + begin * n;
-      part.change = change.data<float>();
+      part.change = static_cast<__nv_bfloat162*>(change.raw()) + (block.begin - window);
+      part.change_stride = kDescentColumns;
       part.changes = changes.data<double>() + begin;
       check_cuda(cuda::descend_part(part, levels, context.stream()), "code descent");
-      if (block.end == n) continue;
-      // Later columns feel the change; earlier ones are not read again in this sweep.
-      CudaGemm gemm;
-      gemm.m = count;
-      gemm.n = n - block.end;
-      gemm.k = block.end - block.begin;
-      gemm.a = change.raw();
-      gemm.lda = kBlockColumns;
-      gemm.b = r.hessian.data<float>() + block.begin * n + block.end;
-      gemm.ldb = n;
-      gemm.c = gradient.data<float>() + block.end;
-      gemm.ldc = n;
-      gemm.beta = 1.0;
-      run_split_gemm(context, gemm);
+      if (block.end < window_end) {
+        feel(block.begin, block.end, window_end);
+      } else {
+        feel(window, window_end, n);
+      }
     }
   });
   return sum_of(context, changes);
@@ -263,18 +310,7 @@ double refit_column_scale_cuda(CudaContext& context, CudaGroupTable& table, cons
   parts.right = right.data<double>();
   parts.diagonal = diagonal.data<double>();
   check_cuda(cuda::prepare_column_scale(parts, context.stream()), "the column scale's levels");
-  CudaGemm gemm;
-  gemm.transpose_a = true;
-  gemm.m = n;
-  gemm.n = n;
-  gemm.k = parts.rows;
-  gemm.a = levels.raw();
-  gemm.lda = n;
-  gemm.b = levels.raw();
-  gemm.ldb = n;
-  gemm.c = matrix.raw();
-  gemm.ldc = n;
-  run_split_gemm(context, gemm);
+  multiply_transposed(context, levels, matrix);
   check_cuda(cuda::weigh_by_hessian(parts, context.stream()), "the column scale's matrix");
 
   ColumnScaleQuadratic quadratic;
@@ -322,12 +358,13 @@ double refinement_objective_cuda(CudaContext& context, const Refinement& r) {
   check_shapes(r);
   const int64_t n = r.weight.cols();
   CudaDot objective(context);
-  for_row_batches(
-      r.weight.rows(), n * static_cast<int64_t>(sizeof(float)), [&](int64_t begin, int64_t count) {
-        const Tensor gradient = context.allocate(count, n, DType::kF32);
-        compute_gradient(context, r, begin, count, gradient.data<float>());
-        objective.add(r.weight.row_range(begin, count), r.target.row_range(begin, count), gradient);
-      });
+  const SplitMatrix hessian(context, r.hessian);
+  for_row_batches(r.weight.rows(), 2 * n * static_cast<int64_t>(sizeof(float)),
+                  [&](int64_t begin, int64_t count) {
+                    objective.add(r.weight.row_range(begin, count),
+                                  r.target.row_range(begin, count),
+                                  compute_gradient(context, r, hessian, begin, count));
+                  });
   return objective.total();
 }
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels/cuda/cuda_context.h"
+#include "kernels/cuda/solver_refit_kernels.h"
 #include "kernels/solver_ops.h"
 
 namespace d2q {
@@ -13,16 +14,21 @@ namespace d2q {
 class CudaGroupTable {
  public:
   void update(CudaContext& context, const Refinement& refinement);
-  /// [groups] GroupSpan.
-  const void* spans() const noexcept { return spans_.get(); }
-  /// [in] place of a column's group in spans().
-  const int32_t* group_of_column() const { return group_of_column_.data<int32_t>(); }
+  /// Fills in the columns' groups and chunks.
+  void describe(cuda::RefitBatch& batch) const;
+  /// Of RefitBatch::tiles.
+  int64_t tile_bytes() const;
   /// [in] place of a column's first parameter in a row of params.
   const int32_t* first_param() const { return first_param_.data<int32_t>(); }
 
  private:
   std::vector<int64_t> key_;
-  std::shared_ptr<void> spans_;
+  std::shared_ptr<void> spans_;   // [groups] GroupSpan
+  std::shared_ptr<void> chunks_;  // [n_chunks_] ColumnChunk
+  int n_chunks_ = 0;
+  int64_t chunk_width_ = 0;
+  int64_t n_tiles_ = 0;
+  bool aligned_ = false;
   Tensor group_of_column_;
   Tensor first_param_;
 };

@@ -302,9 +302,10 @@ struct Shape {
   int64_t group_size;
 };
 // Ragged last groups, groups below, at and above a block of columns, rows around a warp's and a
-// block's.
-const Shape kShapes[] = {{1, 84, 32},    {17, 180, 32},  {192, 168, 64},
-                         {17, 328, 128}, {40, 300, 256}, {1100, 136, 64}};
+// block's; whole groups on aligned columns; more columns than the descent updates at once.
+const Shape kShapes[] = {{1, 84, 32},    {17, 180, 32},   {192, 168, 64},
+                         {17, 328, 128}, {40, 300, 256},  {1100, 136, 64},
+                         {300, 256, 64}, {140, 512, 128}, {30, 700, 100}};
 
 TEST_F(CudaSolver, WalksAsTheCpuDoes) {
   uint64_t seed = 1;

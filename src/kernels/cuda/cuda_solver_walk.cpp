@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "base/error.h"
-#include "kernels/cuda/cuda_matrix_ops.h"
+#include "kernels/cuda/cuda_split_product.h"
 #include "kernels/cuda/solver_fit_kernels.h"
 
 namespace d2q {

@@ -88,57 +88,6 @@ __global__ void store_strict_upper(const double* x, int64_t rows, int64_t width,
   y[row * stride + column] = column > row ? static_cast<float>(x[i]) : 0.0f;
 }
 
-/// NaN, Inf and what would round to Inf stay whole.
-__device__ float to_tf32(float x) {
-  if (!(fabsf(x) < 1e38f)) return x;
-  return __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u);
-}
-
-__device__ float low_part(float x, float high) { return high == x ? 0.0f : x - high; }
-
-__global__ void split_tf32(const float* x, int64_t rows, int64_t cols, int64_t stride, float* high,
-                           float* low) {
-  const int64_t i = element_index();
-  if (i >= rows * cols) return;
-  const int64_t row = i / cols;
-  const float value = x[row * stride + (i - row * cols)];
-  const float rounded = to_tf32(value);
-  high[i] = rounded;
-  low[i] = low_part(value, rounded);
-}
-
-__global__ void stack_left(const float* x, int64_t rows, int64_t depth, int64_t stride,
-                           float* left) {
-  const int64_t i = element_index();
-  if (i >= rows * depth) return;
-  const int64_t row = i / depth;
-  const int64_t column = i - row * depth;
-  const float value = x[row * stride + column];
-  const float high = to_tf32(value);
-  float* target = left + row * 3 * depth + column;
-  target[0] = low_part(value, high);
-  target[depth] = high;
-  target[2 * depth] = high;
-}
-
-__global__ void stack_right(const float* x, int64_t depth, int64_t cols, int64_t stride,
-                            float* right) {
-  const int64_t i = element_index();
-  const int64_t n = depth * cols;
-  if (i >= n) return;
-  const int64_t row = i / cols;
-  const float value = x[row * stride + (i - row * cols)];
-  const float high = to_tf32(value);
-  right[i] = high;
-  right[n + i] = low_part(value, high);
-  right[2 * n + i] = high;
-}
-
-__global__ void subtract(const float* a, const float* b, int64_t n, float* y) {
-  const int64_t i = element_index();
-  if (i < n) y[i] = a[i] - b[i];
-}
-
 template <typename Kernel, typename... Args>
 cudaError_t run(Kernel kernel, int64_t n, cudaStream_t stream, const Args&... args) {
   if (n == 0) return cudaSuccess;
@@ -200,26 +149,6 @@ cudaError_t launch_keep_strict_upper(double* x, int64_t rows, int64_t width, cud
 cudaError_t launch_store_strict_upper(const double* x, int64_t rows, int64_t width, float* y,
                                       int64_t stride, cudaStream_t stream) {
   return run(store_strict_upper, rows * width, stream, x, rows, width, y, stride);
-}
-
-cudaError_t launch_split_tf32(const float* x, int64_t rows, int64_t cols, int64_t stride,
-                              float* high, float* low, cudaStream_t stream) {
-  return run(split_tf32, rows * cols, stream, x, rows, cols, stride, high, low);
-}
-
-cudaError_t launch_stack_left(const float* x, int64_t rows, int64_t depth, int64_t stride,
-                              float* left, cudaStream_t stream) {
-  return run(stack_left, rows * depth, stream, x, rows, depth, stride, left);
-}
-
-cudaError_t launch_stack_right(const float* x, int64_t depth, int64_t cols, int64_t stride,
-                               float* right, cudaStream_t stream) {
-  return run(stack_right, depth * cols, stream, x, depth, cols, stride, right);
-}
-
-cudaError_t launch_subtract(const float* a, const float* b, int64_t n, float* y,
-                            cudaStream_t stream) {
-  return run(subtract, n, stream, a, b, n, y);
 }
 
 }  // namespace d2q::cuda

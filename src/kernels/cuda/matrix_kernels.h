@@ -48,17 +48,5 @@ cudaError_t launch_keep_strict_upper(double* x, int64_t rows, int64_t width, cud
 /// y[i, j] = x[i, j] where j > i, else 0; x [rows, width] dense, rows of y `stride` apart.
 cudaError_t launch_store_strict_upper(const double* x, int64_t rows, int64_t width, float* y,
                                       int64_t stride, cudaStream_t stream);
-/// x = high + low with high exact in TF32; x's rows are `stride` apart, high and low [rows, cols].
-cudaError_t launch_split_tf32(const float* x, int64_t rows, int64_t cols, int64_t stride,
-                              float* high, float* low, cudaStream_t stream);
-/// The same for a product of little depth, as one of three times the depth: with x = high + low,
-/// left [rows, 3·depth] = [low | high | high] and right [3·depth, cols] = [high; low; high].
-cudaError_t launch_stack_left(const float* x, int64_t rows, int64_t depth, int64_t stride,
-                              float* left, cudaStream_t stream);
-cudaError_t launch_stack_right(const float* x, int64_t depth, int64_t cols, int64_t stride,
-                               float* right, cudaStream_t stream);
-/// y = a − b, n elements.
-cudaError_t launch_subtract(const float* a, const float* b, int64_t n, float* y,
-                            cudaStream_t stream);
 
 }  // namespace d2q::cuda

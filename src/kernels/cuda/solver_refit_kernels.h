@@ -13,6 +13,18 @@ struct GroupSpan {
   int32_t begin = 0;
   int32_t size = 0;
   int32_t first_param = 0;  // of its parameters in a row
+  int32_t first_chunk = 0;  // of its columns
+  int32_t n_chunks = 0;
+};
+
+/// Columns of one group that are multiplied at once. Tiles of H' lie in the order of the chunks
+/// below them, and for each one of all chunks up to the end of its group.
+constexpr int kMaxChunkWidth = 128;
+struct ColumnChunk {
+  int32_t begin = 0;
+  int32_t size = 0;
+  int32_t group = 0;
+  int32_t first_tile = 0;  // of the chunk's row of tiles
 };
 
 /// A batch of rows; the pointers of matrices are those of its first row. Unknown (group, k) of a
@@ -32,22 +44,27 @@ struct RefitBatch {
   uint8_t* codes = nullptr;                  // [rows, stride], in and out
   float* params = nullptr;                   // [rows, params_stride], in and out
   int64_t params_stride = 0;
-  float* weight = nullptr;    // [rows, stride], in and out
-  float* bases = nullptr;     // [n_params, rows, stride] what ŵ is linear in
-  float* product = nullptr;   // [n_params, rows, stride] one group's bases times H
-  double* systems = nullptr;  // [rows, unknowns, unknowns + 1]
-  double* vectors = nullptr;  // [rows, kRefitVectors, unknowns]
-  double* changes = nullptr;  // [rows] of J; set where a row's parameters change
+  float* weight = nullptr;              // [rows, stride], in and out
+  const ColumnChunk* chunks = nullptr;  // [n_chunks]
+  int n_chunks = 0;
+  int chunk_width = 0;         // of a tile, a multiple of 32; at least every chunk's size
+  bool aligned_codes = false;  // chunks are chunk_width wide and lie on multiples of 16 bytes
+  uint4* tiles = nullptr;      // Hessian and column scale, two bf16 pieces of width x width a tile
+  double* systems = nullptr;   // [rows, unknowns, unknowns + 1]
+  double* vectors = nullptr;   // [rows, kRefitVectors, unknowns]
+  double* changes = nullptr;   // [rows] of J; set where a row's parameters change
 
   __host__ __device__ int unknowns() const { return n_groups * n_params; }
 };
 /// Vectors that a row's solution needs: old unknowns, the normal matrix's diagonal, the step.
 constexpr int kRefitVectors = 3;
 
-/// bases, the right-hand side W*H·basis and the old unknowns.
+/// The right-hand side W*H·basis and the old unknowns.
 cudaError_t prepare_refit(const RefitBatch& batch, cudaStream_t stream);
-/// Columns of the normal matrix of group b, from product's columns up to the end of the group.
-cudaError_t add_normal_columns(const RefitBatch& batch, int group, cudaStream_t stream);
+/// `tiles` from H [stride, stride]; the batch's rows take no part.
+cudaError_t split_hessian(const RefitBatch& batch, const float* hessian, cudaStream_t stream);
+/// The normal matrices.
+cudaError_t add_normal_equations(const RefitBatch& batch, cudaStream_t stream);
 /// Solves every row's system and stores parameters, codes and ŵ of the rows whose J falls.
 cudaError_t solve_refit(const RefitBatch& batch, cudaStream_t stream);
 

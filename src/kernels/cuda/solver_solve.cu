@@ -1,4 +1,6 @@
 // One thread block a row: the step that minimises J under the normal equations, and its acceptance.
+#include <algorithm>
+
 #include "kernels/cuda/solver_launch.h"
 #include "kernels/cuda/solver_math.cuh"
 #include "kernels/cuda/solver_refit_kernels.h"
@@ -10,8 +12,11 @@ namespace {
 constexpr double kRidge = 1e-5;
 constexpr int kPanel = 16;  // unknowns factorised at a time
 
+constexpr int kRowsAtOnce = 4;  // of a warp, so that their loads overlap
+
 /// A row's system in global memory, and what the block shares while it works on it. The upper half
-/// of `a` becomes the factor R (Rᵀ R = N), the lower half keeps N.
+/// of `a` becomes the factor R (Rᵀ R = N) with the reciprocals of its diagonal, the lower half
+/// keeps N.
 struct Workspace {
   double* a;         // [n, ld], right-hand side in column n
   double* old;       // [n]
@@ -19,23 +24,48 @@ struct Workspace {
   double* step;      // [n]
   int n;
   int64_t ld;
-  double (*staged)[kPanel];    // shared [kPanel][kPanel]
-  double (*triangle)[kPanel];  // shared [kPanel][kPanel]
-  double* sums;                // shared [kSolverThreads]
-  int* failed;                 // shared
+  double (*staged)[kPanel];        // shared [kPanel][kPanel]
+  double (*triangle)[kPanel + 1];  // shared [kPanel]: Rᵀ, rows in different banks
+  double* inverse;                 // shared [kPanel] of R's diagonal
+  double* sums;                    // shared, one a warp
+  int* failed;                     // shared
 };
 
 /// Sum of every thread's x in a fixed order, the same in all threads.
 __device__ double block_sum(const Workspace& w, double x) {
   const int thread = static_cast<int>(threadIdx.x);
+  x = lane_sum<kWarp>(x);
   __syncthreads();
-  w.sums[thread] = x;
-  for (int half = static_cast<int>(blockDim.x) / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (thread < half) w.sums[thread] += w.sums[thread + half];
+  if (thread % kWarp == 0) w.sums[thread / kWarp] = x;
+  __syncthreads();
+  double sum = 0.0;
+  for (int i = 0; i < static_cast<int>(blockDim.x) / kWarp; ++i) sum += w.sums[i];
+  return sum;
+}
+
+/// body(u, Σ N[u, v] x[v]) for all u, each by one thread; the sum is over v < length(u).
+template <typename Length, typename Body>
+__device__ void for_products(const Workspace& w, const double* x, const Length& length,
+                             const Body& body) {
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % kWarp;
+  const int n_warps = static_cast<int>(blockDim.x) / kWarp;
+  for (int first = thread / kWarp * kRowsAtOnce; first < w.n; first += n_warps * kRowsAtOnce) {
+    const int count = min(kRowsAtOnce, w.n - first);
+    double sums[kRowsAtOnce] = {};
+    for (int v = lane; v < length(first + count - 1); v += kWarp) {
+      const double factor = x[v];
+#pragma unroll
+      for (int i = 0; i < kRowsAtOnce; ++i) {
+        if (i < count && v < length(first + i)) sums[i] += w.a[(first + i) * w.ld + v] * factor;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kRowsAtOnce; ++i) {
+      const double sum = lane_sum<kWarp>(sums[i]);
+      if (lane == i && i < count) body(first + i, sum);
+    }
   }
-  __syncthreads();
-  return w.sums[0];
 }
 
 /// Right-hand side minus N·old, so that the ridge pulls towards the old parameters and not towards
@@ -44,13 +74,8 @@ __device__ double block_sum(const Workspace& w, double x) {
 __device__ void prepare(const Workspace& w) {
   const int thread = static_cast<int>(threadIdx.x);
   const int n_threads = static_cast<int>(blockDim.x);
-  const int lane = thread % kWarp;
-  for (int u = thread / kWarp; u < w.n; u += n_threads / kWarp) {
-    double sum = 0.0;
-    for (int v = lane; v < w.n; v += kWarp) sum += w.a[u * w.ld + v] * w.old[v];
-    sum = lane_sum<kWarp>(sum);
-    if (lane == 0) w.a[u * w.ld + w.n] -= sum;
-  }
+  for_products(
+      w, w.old, [&](int) { return w.n; }, [&](int u, double sum) { w.a[u * w.ld + w.n] -= sum; });
   double trace = 0.0;
   for (int u = thread; u < w.n; u += n_threads) {
     w.diagonal[u] = w.a[u * w.ld + u];
@@ -64,26 +89,28 @@ __device__ void prepare(const Workspace& w) {
   __syncthreads();
 }
 
-/// One warp: Cholesky of the lower triangle of `triangle` [width, width] in place.
-__device__ void factorise_triangle(const Workspace& w, int width) {
+/// One warp: Cholesky of a panel's [width, width] matrix. On entry lane r holds column r of the
+/// panel's rows, the first `width` lanes those of the matrix; on return the same of R. What the
+/// other columns need of it goes to `triangle` and `inverse`.
+__device__ void factorise_triangle(const Workspace& w, int width, double (&x)[kPanel]) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  for (int j = 0; j < width; ++j) {
-    const double pivot = w.triangle[j][j];
-    __syncwarp();
+#pragma unroll
+  for (int j = 0; j < kPanel; ++j) {
+    if (j >= width) break;
+    const double pivot = __shfl_sync(kAllLanes, x[j], j);
     if (!(pivot > 0.0)) {
       if (lane == 0) *w.failed = 1;
       return;  // the whole warp
     }
-    const double root = sqrt(pivot);
-    if (lane == j) w.triangle[j][j] = root;
-    if (lane > j && lane < width) w.triangle[lane][j] /= root;
-    __syncwarp();
-    if (lane > j && lane < width) {
-      for (int c = j + 1; c <= lane; ++c)
-        w.triangle[lane][c] -= w.triangle[lane][j] * w.triangle[c][j];
-    }
-    __syncwarp();
+    const double inverse = rsqrt(pivot);
+    x[j] *= inverse;
+    if (lane == j) w.inverse[j] = inverse;
+#pragma unroll
+    for (int c = j + 1; c < kPanel; ++c) x[c] -= x[j] * __shfl_sync(kAllLanes, x[j], c);
   }
+  if (lane >= width) return;
+#pragma unroll
+  for (int c = 0; c < kPanel; ++c) w.triangle[lane][c] = x[c];
 }
 
 /// Left-looking Cholesky, kPanel unknowns at a time. Thread t keeps column r = first + t of the
@@ -117,28 +144,23 @@ __device__ bool factorise(const Workspace& w) {
           for (int c = 0; c < kPanel; ++c) x[c] -= w.staged[k][c] * value[k];
         }
       }
+      const bool with_triangle = chunk == first && thread < kWarp;
+      if (with_triangle) factorise_triangle(w, width, x);
       if (chunk == first) {
-        if (thread < width) {
-#pragma unroll
-          for (int c = 0; c < kPanel; ++c) w.triangle[thread][c] = x[c];
-        }
-        __syncthreads();
-        if (thread < kWarp) factorise_triangle(w, width);
         __syncthreads();
         if (*w.failed != 0) return false;
       }
-      if (has_column) {
-        // Column r of R's panel rows: the triangle's own columns come out as the factor itself.
+      if (!has_column) continue;
 #pragma unroll
-        for (int c = 0; c < kPanel; ++c) {
-          if (c >= width) break;
+      for (int c = 0; c < kPanel; ++c) {
+        if (c >= width) break;
+        if (!with_triangle) {
           double sum = x[c];
 #pragma unroll
           for (int k = 0; k < c; ++k) sum -= w.triangle[c][k] * x[k];
-          x[c] = sum / w.triangle[c][c];
-          if (r > first + c) w.a[(first + c) * w.ld + r] = x[c];
-          if (r == first + c) w.a[(first + c) * w.ld + r] = w.triangle[c][c];
+          x[c] = sum * w.inverse[c];
         }
+        if (r >= first + c) w.a[(first + c) * w.ld + r] = r == first + c ? w.inverse[c] : x[c];
       }
     }
     // The next panel reads this one's rows, and its triangle takes the place of this one's.
@@ -154,6 +176,13 @@ __device__ void substitute_back(const Workspace& w) {
   const int lane = thread % kWarp;
   for (int first = (w.n - 1) / kPanel * kPanel; first >= 0; first -= kPanel) {
     const int width = min(kPanel, w.n - first);
+    // The panel's triangle, while the rest of its rows is met by what is known of x.
+    double row[kPanel];
+    if (thread < kWarp) {
+#pragma unroll
+      for (int i = 0; i < kPanel; ++i)
+        row[i] = i < width && lane <= i ? w.a[(first + lane) * w.ld + first + i] : 0.0;
+    }
     for (int i = first + thread / kWarp; i < first + width; i += n_threads / kWarp) {
       double sum = 0.0;
       for (int k = first + width + lane; k < w.n; k += kWarp)
@@ -164,9 +193,11 @@ __device__ void substitute_back(const Workspace& w) {
     __syncthreads();
     if (thread < kWarp) {
       double y = lane < width ? w.a[(first + lane) * w.ld + w.n] : 0.0;
-      for (int i = width - 1; i >= 0; --i) {
-        const double x = __shfl_sync(kAllLanes, y, i) / w.a[(first + i) * w.ld + first + i];
-        if (lane < i) y -= w.a[(first + lane) * w.ld + first + i] * x;
+#pragma unroll
+      for (int i = kPanel - 1; i >= 0; --i) {
+        if (i >= width) continue;
+        const double x = __shfl_sync(kAllLanes, y * row[i], i);  // the diagonal is a reciprocal
+        if (lane < i) y -= row[i] * x;
         if (lane == i) y = x;
       }
       if (lane < width) w.a[(first + lane) * w.ld + w.n] = y;
@@ -209,7 +240,6 @@ __device__ bool round_to_stored(const RefitBatch& batch, const Workspace& w) {
 __device__ double objective_change(const Workspace& w) {
   const int thread = static_cast<int>(threadIdx.x);
   const int n_threads = static_cast<int>(blockDim.x);
-  const int lane = thread % kWarp;
   double change = 0.0;
   for (int u = thread; u < w.n; u += n_threads) {
     const double delta = w.a[u * w.ld + w.n] - w.old[u];
@@ -217,11 +247,9 @@ __device__ double objective_change(const Workspace& w) {
     w.step[u] = delta;
   }
   __syncthreads();
-  for (int u = thread / kWarp; u < w.n; u += n_threads / kWarp) {
-    double sum = 0.0;
-    for (int v = lane; v < u; v += kWarp) sum += w.a[u * w.ld + v] * w.step[v];
-    change += 2.0 * w.step[u] * sum;  // each lane its share
-  }
+  for_products(
+      w, w.step, [](int u) { return u; },
+      [&](int u, double sum) { change += 2.0 * w.step[u] * sum; });
   return block_sum(w, change);
 }
 
@@ -260,8 +288,9 @@ __device__ void store(const RefitBatch& batch, const Workspace& w, int64_t row) 
 
 __global__ void __launch_bounds__(kSolverThreads, 2) solve_refit_kernel(const RefitBatch batch) {
   __shared__ __align__(16) double staged[kPanel][kPanel];
-  __shared__ double triangle[kPanel][kPanel];
-  __shared__ double sums[kSolverThreads];
+  __shared__ double triangle[kPanel][kPanel + 1];
+  __shared__ double inverse[kPanel];
+  __shared__ double sums[kSolverThreads / kWarp];
   __shared__ int failed;
   const int64_t row = blockIdx.x;
   const int n = batch.unknowns();
@@ -275,6 +304,7 @@ __global__ void __launch_bounds__(kSolverThreads, 2) solve_refit_kernel(const Re
                     ld,
                     staged,
                     triangle,
+                    inverse,
                     sums,
                     &failed};
   if (threadIdx.x == 0) failed = 0;
@@ -295,8 +325,8 @@ __global__ void __launch_bounds__(kSolverThreads, 2) solve_refit_kernel(const Re
 }  // namespace
 
 cudaError_t solve_refit(const RefitBatch& batch, cudaStream_t stream) {
-  int n_threads = 64;
-  while (n_threads < kSolverThreads && n_threads < batch.unknowns() + 1) n_threads *= 2;
+  const int n_threads =
+      std::min(kSolverThreads, (batch.unknowns() + 1 + kWarp - 1) / kWarp * kWarp);
   return launch(solve_refit_kernel, batch.rows, n_threads, stream, batch);
 }
 

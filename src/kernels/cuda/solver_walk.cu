@@ -5,161 +5,251 @@
 namespace d2q::cuda {
 namespace {
 
-constexpr int kColumns = kBlockColumns / kRowLanes;  // of a block, in one thread
+constexpr int kLanes = 4;  // threads that share a row; all of them round at each other's turns
+constexpr int kOwn = 4;    // neighbouring columns of a lane in a stripe
+constexpr int kStripe = kLanes * kOwn;
+constexpr int kStripes = kBlockColumns / kStripe;
+constexpr int kMaxThreads = 512;
+/// Every block copies a tile: no more of them than fill a large GPU.
+constexpr int64_t kManyBlocks = 132;
+constexpr size_t kTileBytes = sizeof(float) * kBlockColumns * kBlockColumns;
 
-/// kRowLanes threads a row, column k in register k / kRowLanes of lane k % kRowLanes. All lanes
-/// round their own column in every step, but only the one whose turn it is counts: its error goes
-/// to the others by a shuffle. No lane leaves early, for the shuffles need the whole warp.
-template <int kLevels>
-__global__ void __launch_bounds__(kSolverThreads)
-    walk_part_kernel(const WalkPart part, float max_code) {
-  const int lane = static_cast<int>(threadIdx.x) % kRowLanes;
-  const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const bool active = thread / kRowLanes < part.rows;
-  const int64_t row = active ? thread / kRowLanes : 0;
-  float* weight = part.weight + row * part.stride + part.begin;
-  float w[kColumns];
+/// A row's values in registers: column 16·s + 4·lane + j of the block is [s][j].
+using RowValues = float[kStripes][kOwn];
+
+__device__ int column_of(int stripe, int lane, int j) { return stripe * kStripe + lane * kOwn + j; }
+
+/// The part of a matrix right of its diagonal, [n_rows, n_columns] from `corner` on, zeros
+/// elsewhere: columns that have had their turn then stay as they are.
+__device__ void load_upper(const float* corner, int64_t stride, int n_rows, int n_columns,
+                           float* tile) {
+  for (int i = static_cast<int>(threadIdx.x); i < n_rows * kBlockColumns;
+       i += static_cast<int>(blockDim.x)) {
+    const int row = i / kBlockColumns, column = i % kBlockColumns;
+    tile[i] = column > row && column < n_columns ? corner[row * stride + column] : 0.0f;
+  }
+}
+
+/// x += factor · a row of the tile, from a stripe on.
+template <int kFirst>
+__device__ void add_row(const float* tile, int row, int lane, float factor, RowValues& x) {
+  const auto* values = reinterpret_cast<const float4*>(tile + row * kBlockColumns + lane * kOwn);
 #pragma unroll
-  for (int m = 0; m < kColumns; ++m) {
-    const int k = m * kRowLanes + lane;
-    w[m] = active && k < part.width ? weight[k] : 0.0f;
+  for (int s = kFirst; s < kStripes; ++s) {
+    const float4 h = values[s * (kStripe / 4)];
+    x[s][0] += factor * h.x;
+    x[s][1] += factor * h.y;
+    x[s][2] += factor * h.z;
+    x[s][3] += factor * h.w;
+  }
+}
+
+/// One stripe of walk_part_kernel.
+template <int kLevels, int kStripeIndex>
+__device__ void walk_stripe(const WalkPart& part, const RowGrid<kLevels>& grid, int64_t row,
+                            bool active, int lane, const float* factor, const float* asymmetry,
+                            RowValues& w) {
+  const int64_t diagonal = part.begin * part.stride + part.begin;
+  float c[kOwn], inverse[kOwn], q[kOwn] = {}, error[kOwn] = {};
+  int code[kOwn] = {};
+#pragma unroll
+  for (int j = 0; j < kOwn; ++j) {
+    const int own = column_of(kStripeIndex, lane, j);
+    const bool has_column = own < part.n_columns;
+    c[j] = has_column ? part.column_scale[part.begin + own] : 1.0f;
+    inverse[j] = has_column && part.factor != nullptr
+                     ? 1.0f / part.factor[diagonal + own * part.stride + own]
+                     : 0.0f;
+  }
+  if (part.factor == nullptr) {
+#pragma unroll
+    for (int j = 0; j < kOwn; ++j) grid.nearest(c[j], w[kStripeIndex][j], q[j], code[j]);
+  } else {
+    for (int turn = 0; turn < kLanes; ++turn) {
+#pragma unroll
+      for (int j = 0; j < kOwn; ++j) {
+        const int column = column_of(kStripeIndex, turn, j);
+        if (column >= part.n_columns) break;
+        float level;
+        int level_code;
+        grid.nearest(c[j], w[kStripeIndex][j], level, level_code);
+        const float e = (w[kStripeIndex][j] - level) * inverse[j];
+        if (turn == lane) {
+          q[j] = level;
+          code[j] = level_code;
+          error[j] = e;
+        }
+        const float e_now = __shfl_sync(kAllLanes, e, turn, kLanes);
+        const float w_now = __shfl_sync(kAllLanes, w[kStripeIndex][j], turn, kLanes);
+        add_row<kStripeIndex>(factor, column, lane, -e_now, w);
+        if (part.asymmetry != nullptr) add_row<kStripeIndex>(asymmetry, column, lane, w_now, w);
+      }
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < kOwn; ++j) {
+    const int own = column_of(kStripeIndex, lane, j);
+    if (!active || own >= part.n_columns) continue;
+    const int64_t place = row * part.stride + part.begin + own;
+    part.weight[place] = q[j];
+    part.codes[place] = static_cast<uint8_t>(code[j]);
+    if (part.negated_errors != nullptr) part.negated_errors[row * kBlockColumns + own] = -error[j];
+    if (part.finished != nullptr) part.finished[row * kBlockColumns + own] = q[j];
+  }
+}
+
+/// The stripes in order; their places in the registers are known to the compiler.
+template <int kLevels, int kFirst = 0>
+__device__ void walk_stripes(const WalkPart& part, const RowGrid<kLevels>& grid, int64_t row,
+                             bool active, int lane, const float* factor, const float* asymmetry,
+                             RowValues& w) {
+  if constexpr (kFirst < kStripes) {
+    if (kFirst * kStripe >= part.n_columns) return;
+    walk_stripe<kLevels, kFirst>(part, grid, row, active, lane, factor, asymmetry, w);
+    walk_stripes<kLevels, kFirst + 1>(part, grid, row, active, lane, factor, asymmetry, w);
+  }
+}
+
+/// All lanes of a row round their own column at every turn, but only the one whose turn it is
+/// counts: its error goes to the others by a shuffle. No lane leaves early, for the shuffles need
+/// the whole warp.
+template <int kLevels>
+__global__ void __launch_bounds__(kMaxThreads)
+    walk_part_kernel(const WalkPart part, float max_code) {
+  extern __shared__ float4 shared[];
+  auto* factor = reinterpret_cast<float*>(shared);
+  float* asymmetry = factor + kBlockColumns * kBlockColumns;
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const bool active = thread / kLanes < part.rows;
+  const int64_t row = active ? thread / kLanes : 0;
+  float* weight = part.weight + row * part.stride + part.begin;
+  RowValues w;
+#pragma unroll
+  for (int s = 0; s < kStripes; ++s) {
+#pragma unroll
+    for (int j = 0; j < kOwn; ++j) {
+      const int k = column_of(s, lane, j);
+      w[s][j] = active && k < part.width ? weight[k] : 0.0f;
+    }
   }
   RowGrid<kLevels> grid;
   grid.load(part.params + row * part.params_stride, max_code);
-  const int64_t diagonal = part.begin * part.stride + part.begin;
-#pragma unroll
-  for (int i = 0; i < kColumns; ++i) {
-    if (i * kRowLanes >= part.n_columns) break;
-    const int own = i * kRowLanes + lane;
-    const bool has_column = own < part.n_columns;
-    const float c = has_column ? part.column_scale[part.begin + own] : 1.0f;
-    float q = 0.0f;
-    int code = 0;
-    float error = 0.0f;
-    if (part.factor == nullptr) {
-      grid.nearest(c, w[i], q, code);
-    } else {
-      const float inverse =
-          has_column ? 1.0f / part.factor[diagonal + own * part.stride + own] : 0.0f;
-      const int n_steps = min(kRowLanes, part.n_columns - i * kRowLanes);
-      for (int step = 0; step < n_steps; ++step) {
-        const int column = i * kRowLanes + step;
-        const float* u_row = part.factor + diagonal + column * part.stride;
-        float u[kColumns];
-#pragma unroll
-        for (int m = i; m < kColumns; ++m) {
-          const int k = m * kRowLanes + lane;
-          u[m] = k > column && k < part.width ? u_row[k] : 0.0f;
-        }
-        float level;
-        int level_code;
-        grid.nearest(c, w[i], level, level_code);
-        const float e = (w[i] - level) * inverse;
-        if (step == lane) {
-          q = level;
-          code = level_code;
-          error = e;
-        }
-        const float e_now = __shfl_sync(kAllLanes, e, step, kRowLanes);
-        if (part.asymmetry == nullptr) {
-#pragma unroll
-          for (int m = i; m < kColumns; ++m) w[m] -= e_now * u[m];
-        } else {
-          const float w_now = __shfl_sync(kAllLanes, w[i], step, kRowLanes);
-          const float* p_row = part.asymmetry + diagonal + column * part.stride;
-#pragma unroll
-          for (int m = i; m < kColumns; ++m) {
-            const int k = m * kRowLanes + lane;
-            const float p = k > column && k < part.width ? p_row[k] : 0.0f;
-            w[m] = w[m] - e_now * u[m] + w_now * p;
-          }
-        }
-      }
-    }
-    if (active && has_column) {
-      weight[own] = q;
-      part.codes[row * part.stride + part.begin + own] = static_cast<uint8_t>(code);
-      if (part.negated_errors != nullptr) part.negated_errors[row * kBlockColumns + own] = -error;
-      if (part.finished != nullptr) part.finished[row * kBlockColumns + own] = q;
-    }
-  }
+  const int64_t corner = part.begin * part.stride + part.begin;
+  if (part.factor != nullptr)
+    load_upper(part.factor + corner, part.stride, part.n_columns, part.width, factor);
+  if (part.asymmetry != nullptr)
+    load_upper(part.asymmetry + corner, part.stride, part.n_columns, part.width, asymmetry);
+  __syncthreads();
+  walk_stripes<kLevels>(part, grid, row, active, lane, factor, asymmetry, w);
   if (!active) return;
 #pragma unroll
-  for (int m = 0; m < kColumns; ++m) {
-    const int k = m * kRowLanes + lane;
-    if (k >= part.n_columns && k < part.width) weight[k] = w[m];
+  for (int s = 0; s < kStripes; ++s) {
+#pragma unroll
+    for (int j = 0; j < kOwn; ++j) {
+      const int k = column_of(s, lane, j);
+      if (k >= part.n_columns && k < part.width) weight[k] = w[s][j];
+    }
   }
+}
+
+/// One stripe of descend_part_kernel; returns the lane's share of the change of J.
+template <int kLevels, int kStripeIndex>
+__device__ double descend_stripe(const DescentPart& part, float max_code, int64_t row, bool active,
+                                 int lane, const float* hessian, RowValues& g) {
+  const int64_t diagonal = part.begin * part.stride + part.begin;
+  const int64_t place = row * part.stride + part.begin;
+  RowGrid<kLevels> grid[kOwn];
+  float c[kOwn], curvature[kOwn], inverse[kOwn], old[kOwn], q[kOwn];
+  int code[kOwn];
+#pragma unroll
+  for (int j = 0; j < kOwn; ++j) {
+    const int own = column_of(kStripeIndex, lane, j);
+    const bool has_column = own < part.n_columns;
+    // A lane without a column repeats the last one's grid and has no turn.
+    const int64_t column = part.begin + (has_column ? own : part.n_columns - 1);
+    grid[j].load(part.params + row * part.params_stride + part.first_param[column], max_code);
+    c[j] = part.column_scale[column];
+    curvature[j] = has_column ? part.hessian[diagonal + own * part.stride + own] : 0.0f;
+    inverse[j] = has_column ? 1.0f / curvature[j] : 0.0f;
+    old[j] = active && has_column ? part.weight[place + own] : 0.0f;
+    q[j] = old[j];
+    code[j] = active && has_column ? part.codes[place + own] : 0;
+  }
+  double objective_change = 0.0;
+  for (int turn = 0; turn < kLanes; ++turn) {
+#pragma unroll
+    for (int j = 0; j < kOwn; ++j) {
+      const int column = column_of(kStripeIndex, turn, j);
+      if (column >= part.n_columns) break;
+      const float minimum = old[j] - g[kStripeIndex][j] * inverse[j];
+      float level;
+      int level_code;
+      grid[j].nearest(c[j], minimum, level, level_code);
+      // Rounding must not trade a level for an equally good one: J would wander without falling.
+      const bool nearer = fabsf(minimum - level) < fabsf(minimum - old[j]);
+      const float change = nearer ? level - old[j] : 0.0f;
+      if (turn == lane && nearer) {
+        q[j] = level;
+        code[j] = level_code;
+      }
+      const float change_now = __shfl_sync(kAllLanes, change, turn, kLanes);
+      add_row<kStripeIndex>(hessian, column, lane, change_now, g);
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < kOwn; ++j) {
+    const int own = column_of(kStripeIndex, lane, j);
+    if (!active || own >= part.n_columns) continue;
+    part.weight[place + own] = q[j];
+    part.codes[place + own] = static_cast<uint8_t>(code[j]);
+    part.change[row * part.change_stride + own] = __float2bfloat162_rn(q[j] - old[j]);
+    // The gradient is still the one of this column's turn.
+    const double step = static_cast<double>(q[j]) - static_cast<double>(old[j]);
+    objective_change += step * (2.0 * static_cast<double>(g[kStripeIndex][j]) +
+                                step * static_cast<double>(curvature[j]));
+  }
+  return objective_change;
+}
+
+template <int kLevels, int kFirst = 0>
+__device__ double descend_stripes(const DescentPart& part, float max_code, int64_t row, bool active,
+                                  int lane, const float* hessian, RowValues& g) {
+  if constexpr (kFirst < kStripes) {
+    if (kFirst * kStripe >= part.n_columns) return 0.0;
+    const double change =
+        descend_stripe<kLevels, kFirst>(part, max_code, row, active, lane, hessian, g);
+    return change +
+           descend_stripes<kLevels, kFirst + 1>(part, max_code, row, active, lane, hessian, g);
+  }
+  return 0.0;
 }
 
 /// The same arrangement with the gradient in the registers.
 template <int kLevels>
-__global__ void __launch_bounds__(kSolverThreads)
+__global__ void __launch_bounds__(kMaxThreads)
     descend_part_kernel(const DescentPart part, float max_code) {
-  const int lane = static_cast<int>(threadIdx.x) % kRowLanes;
+  extern __shared__ float4 shared[];
+  auto* hessian = reinterpret_cast<float*>(shared);
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const bool active = thread / kRowLanes < part.rows;
-  const int64_t row = active ? thread / kRowLanes : 0;
-  const int64_t place = row * part.stride + part.begin;
-  float g[kColumns];
+  const bool active = thread / kLanes < part.rows;
+  const int64_t row = active ? thread / kLanes : 0;
+  const float* gradient = part.gradient + row * part.stride + part.begin;
+  RowValues g;
 #pragma unroll
-  for (int m = 0; m < kColumns; ++m) {
-    const int k = m * kRowLanes + lane;
-    g[m] = active && k < part.n_columns ? part.gradient[place + k] : 0.0f;
-  }
-  double objective_change = 0.0;
-  const int64_t diagonal = part.begin * part.stride + part.begin;
+  for (int s = 0; s < kStripes; ++s) {
 #pragma unroll
-  for (int i = 0; i < kColumns; ++i) {
-    if (i * kRowLanes >= part.n_columns) break;
-    const int own = i * kRowLanes + lane;
-    const bool has_column = own < part.n_columns;
-    // A lane without a column repeats the last one's grid and has no turn.
-    const int64_t column_of_grid = part.begin + (has_column ? own : part.n_columns - 1);
-    RowGrid<kLevels> grid;
-    grid.load(part.params + row * part.params_stride + part.first_param[column_of_grid], max_code);
-    const float c = part.column_scale[column_of_grid];
-    const float inverse =
-        has_column ? 1.0f / part.hessian[diagonal + own * part.stride + own] : 0.0f;
-    const float old = active && has_column ? part.weight[place + own] : 0.0f;
-    float q = old;
-    int code = active && has_column ? part.codes[place + own] : 0;
-    const int n_steps = min(kRowLanes, part.n_columns - i * kRowLanes);
-    for (int step = 0; step < n_steps; ++step) {
-      const int column = i * kRowLanes + step;
-      const float* h_row = part.hessian + diagonal + column * part.stride;
-      float h[kColumns];
-#pragma unroll
-      for (int m = i; m < kColumns; ++m) {
-        const int k = m * kRowLanes + lane;
-        h[m] = k > column && k < part.n_columns ? h_row[k] : 0.0f;
-      }
-      const float minimum = old - g[i] * inverse;
-      float level;
-      int level_code;
-      grid.nearest(c, minimum, level, level_code);
-      // Rounding must not trade a level for an equally good one: J would wander without falling.
-      const bool nearer = fabsf(minimum - level) < fabsf(minimum - old);
-      const float change = nearer ? level - old : 0.0f;
-      if (step == lane && nearer) {
-        q = level;
-        code = level_code;
-      }
-      const float change_now = __shfl_sync(kAllLanes, change, step, kRowLanes);
-#pragma unroll
-      for (int m = i; m < kColumns; ++m) g[m] += change_now * h[m];
-    }
-    if (active && has_column) {
-      part.weight[place + own] = q;
-      part.codes[place + own] = static_cast<uint8_t>(code);
-      part.change[row * kBlockColumns + own] = q - old;
-      // No later column has changed g[i] since this one's turn.
-      const double step = static_cast<double>(q) - static_cast<double>(old);
-      const double curvature =
-          static_cast<double>(part.hessian[diagonal + own * part.stride + own]);
-      objective_change += step * (2.0 * static_cast<double>(g[i]) + step * curvature);
+    for (int j = 0; j < kOwn; ++j) {
+      const int k = column_of(s, lane, j);
+      g[s][j] = active && k < part.n_columns ? gradient[k] : 0.0f;
     }
   }
-  objective_change = lane_sum<kRowLanes>(objective_change);
+  load_upper(part.hessian + part.begin * part.stride + part.begin, part.stride, part.n_columns,
+             part.n_columns, hessian);
+  __syncthreads();
+  double objective_change = descend_stripes<kLevels>(part, max_code, row, active, lane, hessian, g);
+  objective_change = lane_sum<kLanes>(objective_change);
   if (active && lane == 0) part.changes[row] += objective_change;
 }
 
@@ -187,39 +277,49 @@ __global__ void __launch_bounds__(kSolverThreads)
   if (thread == 0) partial[blockIdx.x] = sums[0];
 }
 
+template <typename Part>
+cudaError_t launch_rows(void (*kernel)(Part, float), size_t shared_bytes, cudaStream_t stream,
+                        const Part& part, float max_code) {
+  if (part.rows == 0) return cudaSuccess;
+  int n_threads = 128;
+  while (n_threads < kMaxThreads && part.rows * kLanes > n_threads * kManyBlocks) n_threads *= 2;
+  const cudaError_t status = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  if (status != cudaSuccess) return status;
+  const int64_t n_blocks = (part.rows * kLanes + n_threads - 1) / n_threads;
+  kernel<<<static_cast<unsigned>(n_blocks), n_threads, shared_bytes, stream>>>(part, max_code);
+  return cudaGetLastError();
+}
+
 }  // namespace
 
 cudaError_t walk_part(const WalkPart& part, const GridLevels& levels, cudaStream_t stream) {
-  const int64_t n_blocks = row_blocks(part.rows);
+  const size_t bytes =
+      (part.factor != nullptr ? kTileBytes : 0) + (part.asymmetry != nullptr ? kTileBytes : 0);
   switch (levels.n_levels) {
     case 0:
-      return launch(walk_part_kernel<0>, n_blocks, kSolverThreads, stream, part, levels.max_code);
+      return launch_rows(walk_part_kernel<0>, bytes, stream, part, levels.max_code);
     case 2:
-      return launch(walk_part_kernel<2>, n_blocks, kSolverThreads, stream, part, levels.max_code);
+      return launch_rows(walk_part_kernel<2>, bytes, stream, part, levels.max_code);
     case 4:
-      return launch(walk_part_kernel<4>, n_blocks, kSolverThreads, stream, part, levels.max_code);
+      return launch_rows(walk_part_kernel<4>, bytes, stream, part, levels.max_code);
     case 8:
-      return launch(walk_part_kernel<8>, n_blocks, kSolverThreads, stream, part, levels.max_code);
+      return launch_rows(walk_part_kernel<8>, bytes, stream, part, levels.max_code);
     default:
       return cudaErrorInvalidValue;
   }
 }
 
 cudaError_t descend_part(const DescentPart& part, const GridLevels& levels, cudaStream_t stream) {
-  const int64_t n_blocks = row_blocks(part.rows);
   switch (levels.n_levels) {
     case 0:
-      return launch(descend_part_kernel<0>, n_blocks, kSolverThreads, stream, part,
-                    levels.max_code);
+      return launch_rows(descend_part_kernel<0>, kTileBytes, stream, part, levels.max_code);
     case 2:
-      return launch(descend_part_kernel<2>, n_blocks, kSolverThreads, stream, part,
-                    levels.max_code);
+      return launch_rows(descend_part_kernel<2>, kTileBytes, stream, part, levels.max_code);
     case 4:
-      return launch(descend_part_kernel<4>, n_blocks, kSolverThreads, stream, part,
-                    levels.max_code);
+      return launch_rows(descend_part_kernel<4>, kTileBytes, stream, part, levels.max_code);
     case 8:
-      return launch(descend_part_kernel<8>, n_blocks, kSolverThreads, stream, part,
-                    levels.max_code);
+      return launch_rows(descend_part_kernel<8>, kTileBytes, stream, part, levels.max_code);
     default:
       return cudaErrorInvalidValue;
   }

@@ -2,6 +2,7 @@
 // columns. Every pointer is device memory; a launcher returns the status of its launch.
 #pragma once
 
+#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -51,8 +52,10 @@ struct DescentPart {
   int64_t params_stride = 0;
   const int32_t* first_param = nullptr;  // [stride] place of a column's first parameter in a row
   uint8_t* codes = nullptr;              // [rows, stride], in place
-  float* change = nullptr;               // out: new ŵ − old ŵ; rows kBlockColumns apart
-  double* changes = nullptr;             // [rows] of J, added to
+  // Out: new ŵ − old ŵ rounded to bf16, twice; column `begin` of row 0.
+  __nv_bfloat162* change = nullptr;
+  int64_t change_stride = 0;
+  double* changes = nullptr;  // [rows] of J, added to
 };
 cudaError_t descend_part(const DescentPart& part, const GridLevels& levels, cudaStream_t stream);
 
