@@ -14,8 +14,8 @@ namespace {
 // of rounding them, so the error of a sum of squares grows with the length of the chain: about
 // 2^-24 for each 16 tokens, 1.5e-5 in all at most; longer chains would save little traffic.
 constexpr int64_t kTokenSlice = 4096;
-/// A few hundred tiles of 128 x 256 sums, which is how products are cut.
-constexpr int64_t kPanelElements = 1 << 24;
+/// 256 tiles of 128 x 256 sums, which is how products are cut: two for each multiprocessor.
+constexpr int64_t kPanelElements = 1 << 23;
 /// Of the expanded rows of a packed matrix: enough for a full-speed product, small beside a model.
 constexpr int64_t kPanelBytes = 64 << 20;
 

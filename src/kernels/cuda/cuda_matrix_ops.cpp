@@ -12,7 +12,6 @@
 #include "kernels/cuda/cuda_split_product.h"
 #include "kernels/cuda/cuda_triangular.h"
 #include "kernels/cuda/matrix_kernels.h"
-#include "kernels/cuda/solver_walk_kernels.h"
 #include "kernels/operation_checks.h"
 
 namespace d2q {
@@ -303,8 +302,8 @@ class CudaMatrixOps final : public MatrixOps {
     CudaDot energy(*context_);
     std::vector<CudaDot> symmetric(candidates.size(), energy);
     std::vector<CudaDot> asymmetric(candidates.size(), energy);
-    // Left operands are rounded: their errors are independent and leave 2^-9 over the root of the
-    // number of weights in the sums.
+    // Left operands are rounded. Squares make up for it; in the asymmetric sum the errors are
+    // independent and leave 2^-9 over the root of the number of weights.
     const SplitMatrix by_gram(*context_, gram);
     std::optional<SplitMatrix> by_deviation;
     if (!deviation.empty()) by_deviation.emplace(*context_, deviation);
@@ -313,7 +312,7 @@ class CudaMatrixOps final : public MatrixOps {
       const Tensor product = context_->allocate(rows, n, DType::kF32);
       const Tensor pairs = rounded_pairs(*context_, w, {});
       by_gram.multiply(pairs, product);
-      energy.add(w, {}, product);
+      energy.add_quadratic(w, {}, product);
       if (by_deviation) {
         by_deviation->multiply(pairs, product);
         for (size_t i = 0; i < candidates.size(); ++i)
@@ -322,7 +321,7 @@ class CudaMatrixOps final : public MatrixOps {
       for (size_t i = 0; i < candidates.size(); ++i) {
         const Tensor candidate = candidates[i].row_range(begin, rows);
         by_gram.multiply(rounded_pairs(*context_, candidate, w), product);
-        symmetric[i].add(candidate, w, product);
+        symmetric[i].add_quadratic(candidate, w, product);
       }
     });
     ErrorReport report;
@@ -342,10 +341,10 @@ class CudaMatrixOps final : public MatrixOps {
 
 }  // namespace
 
-void CudaDot::add(const Tensor& a, const Tensor& b, const Tensor& g) {
+void CudaDot::add(const Tensor& a, const Tensor& b, const Tensor& g, cuda::DotOperand operand) {
   const Tensor partial = context_.allocate(1, cuda::kObjectiveBlocks, DType::kF64);
   check_cuda(cuda::objective_partials(a.data<float>(), b.empty() ? nullptr : b.data<float>(),
-                                      g.data<float>(), a.size(), partial.data<double>(),
+                                      g.data<float>(), a.size(), operand, partial.data<double>(),
                                       context_.stream()),
              "a sum of products");
   partials_.push_back(partial);

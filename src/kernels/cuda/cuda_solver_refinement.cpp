@@ -60,14 +60,13 @@ void for_row_batches(int64_t rows, int64_t bytes_per_row, Body&& body) {
   for (int64_t begin = 0; begin < rows; begin += batch) body(begin, std::min(batch, rows - begin));
 }
 
-/// gradient [rows, in] = (ŵ − w*)·H of the rows from `begin` on. Rounding the difference to bf16 is
-/// a change of w* by less than 2^-9 of its distance from ŵ, which J cannot tell.
+/// [rows, in] = (ŵ − w*)·H of the rows from `begin` on, to 2^-16 of the terms: descent weighs its
+/// steps with it, and small ones only lower J when it is right.
 Tensor compute_gradient(CudaContext& context, const Refinement& r, const SplitMatrix& hessian,
                         int64_t begin, int64_t rows) {
   const Tensor gradient = context.allocate(rows, r.weight.cols(), DType::kF32);
-  hessian.multiply(
-      rounded_pairs(context, r.weight.row_range(begin, rows), r.target.row_range(begin, rows)),
-      gradient);
+  hessian.multiply_split(r.weight.row_range(begin, rows), r.target.row_range(begin, rows),
+                         gradient);
   return gradient;
 }
 
@@ -228,7 +227,9 @@ double refine_codes_cuda(CudaContext& context, CudaGroupTable& table, const Refi
   const cuda::GridLevels levels = grid_levels(r.grid);
   const std::vector<WalkBlock> blocks = cut_walk_blocks(r.groups);
   const SplitMatrix hessian(context, r.hessian);
-  const int64_t row_bytes = (2 * n + kDescentColumns) * static_cast<int64_t>(sizeof(float));
+  // The gradient, and its left operand's three parts or, later, the changes.
+  const int64_t row_bytes = (n + std::max(3 * n / 2, kDescentColumns)) *
+                            static_cast<int64_t>(sizeof(float));
   const Tensor changes = zero_changes(context, r.weight.rows());
   for_row_batches(r.weight.rows(), row_bytes, [&](int64_t begin, int64_t count) {
     const Tensor gradient = compute_gradient(context, r, hessian, begin, count);
@@ -361,9 +362,11 @@ double refinement_objective_cuda(CudaContext& context, const Refinement& r) {
   const SplitMatrix hessian(context, r.hessian);
   for_row_batches(r.weight.rows(), 2 * n * static_cast<int64_t>(sizeof(float)),
                   [&](int64_t begin, int64_t count) {
-                    objective.add(r.weight.row_range(begin, count),
-                                  r.target.row_range(begin, count),
-                                  compute_gradient(context, r, hessian, begin, count));
+                    const Tensor weight = r.weight.row_range(begin, count);
+                    const Tensor target = r.target.row_range(begin, count);
+                    const Tensor product = context.allocate(count, n, DType::kF32);
+                    hessian.multiply(rounded_pairs(context, weight, target), product);
+                    objective.add_quadratic(weight, target, product);
                   });
   return objective.total();
 }

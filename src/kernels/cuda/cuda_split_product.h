@@ -40,8 +40,12 @@ class SplitMatrix {
   void multiply(const Product& product) const;
   /// c [m, n] = pairs·matrix, pairs of rounded_pairs().
   void multiply(const Tensor& pairs, const Tensor& c) const;
+  /// c = (a − b)·matrix with two bf16 parts of the difference: as exact as run_split_gemm().
+  void multiply_split(const Tensor& a, const Tensor& b, const Tensor& c) const;
 
  private:
+  void multiply(const Tensor& pairs, double beta, const Tensor& c) const;
+
   CudaContext& context_;
   Tensor pieces_;  // [2·k, n] bf16
 };

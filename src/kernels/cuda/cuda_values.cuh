@@ -43,6 +43,55 @@ __device__ inline void store_value(const Values& y, int64_t i, float value) {
   }
 }
 
+/// Four elements from i on, in one access: few bytes a thread would leave the memory waiting.
+/// x is aligned_for_four().
+struct FourValues {
+  float of[4];
+};
+
+__device__ inline FourValues load_four(const Values& x, int64_t i) {
+  FourValues result;
+  if (x.type == Scalar::kF32) {
+    const float4 four = *reinterpret_cast<const float4*>(static_cast<const float*>(x.data) + i);
+    result = {four.x, four.y, four.z, four.w};
+  } else if (x.type == Scalar::kF64) {
+    for (int k = 0; k < 4; ++k) result.of[k] = load_value(x, i + k);
+  } else {
+    const uint2 raw = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(x.data) + i);
+    const unsigned words[2] = {raw.x, raw.y};
+    for (int k = 0; k < 4; ++k) {
+      const auto bits = static_cast<unsigned short>(words[k / 2] >> k % 2 * 16);
+      result.of[k] = x.type == Scalar::kBF16 ? __bfloat162float(__ushort_as_bfloat16(bits))
+                                             : __half2float(__ushort_as_half(bits));
+    }
+  }
+  return result;
+}
+
+__device__ inline void store_four(const Values& y, int64_t i, const FourValues& four) {
+  const float* x = four.of;
+  if (y.type == Scalar::kF32) {
+    *reinterpret_cast<float4*>(static_cast<float*>(y.data) + i) =
+        make_float4(x[0], x[1], x[2], x[3]);
+  } else if (y.type == Scalar::kF64) {
+    for (int k = 0; k < 4; ++k) store_value(y, i + k, x[k]);
+  } else {
+    unsigned words[2] = {};
+    for (int k = 0; k < 4; ++k) {
+      const unsigned bits = y.type == Scalar::kBF16 ? __bfloat16_as_ushort(__float2bfloat16_rn(x[k]))
+                                                    : __half_as_ushort(__float2half_rn(x[k]));
+      words[k / 2] |= bits << k % 2 * 16;
+    }
+    *reinterpret_cast<uint2*>(static_cast<uint16_t*>(y.data) + i) = make_uint2(words[0], words[1]);
+  }
+}
+
+/// Whether four elements are one access from the first of x on.
+inline bool aligned_for_four(const Values& x) {
+  const uintptr_t bytes = x.type == Scalar::kF32 ? 16 : 8;
+  return reinterpret_cast<uintptr_t>(x.data) % bytes == 0;
+}
+
 /// This thread's element of a launch with one thread an element.
 __device__ inline int64_t element_index() {
   return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;

@@ -7,9 +7,26 @@
 namespace d2q::cuda {
 namespace {
 
+/// A thread's elements: four where kFour, else one, which is the first of its four values then.
+template <bool kFour>
+__device__ FourValues load_some(const Values& x, int64_t i) {
+  if constexpr (kFour) return load_four(x, i);
+  return {{load_value(x, i)}};
+}
+
+template <bool kFour>
+__device__ void store_some(const Values& y, int64_t i, const FourValues& x) {
+  if constexpr (kFour) {
+    store_four(y, i, x);
+  } else {
+    store_value(y, i, x.of[0]);
+  }
+}
+
+template <bool kFour>
 __global__ void convert(Values source, Values destination, int64_t n) {
-  const int64_t i = element_index();
-  if (i < n) store_value(destination, i, load_value(source, i));
+  const int64_t i = element_index() * (kFour ? 4 : 1);
+  if (i < n) store_some<kFour>(destination, i, load_some<kFour>(source, i));
 }
 
 __global__ void embed(const int32_t* ids, Values table, int64_t n, int64_t width, float* y) {
@@ -61,16 +78,30 @@ __global__ void rope(float* x, int64_t n, int64_t n_heads, int64_t head_dim, int
   pair[half] = b * cos[angle] + a * sin[angle];
 }
 
-__global__ void activation(Curve curve, const float* x, const float* up, int64_t n, Values y) {
-  const int64_t i = element_index();
+/// up.data may be null.
+template <bool kFour>
+__global__ void activation(Curve curve, Values x, Values up, int64_t n, Values y) {
+  constexpr int kOwn = kFour ? 4 : 1;
+  const int64_t i = element_index() * kOwn;
   if (i >= n) return;
-  const float value = activation_of(curve, x[i]);
-  store_value(y, i, up != nullptr ? value * up[i] : value);
+  FourValues values = load_some<kFour>(x, i);
+  for (int k = 0; k < kOwn; ++k) values.of[k] = activation_of(curve, values.of[k]);
+  if (up.data != nullptr) {
+    const FourValues factors = load_some<kFour>(up, i);
+    for (int k = 0; k < kOwn; ++k) values.of[k] *= factors.of[k];
+  }
+  store_some<kFour>(y, i, values);
 }
 
-__global__ void add(float* x, Values y, int64_t n) {
-  const int64_t i = element_index();
-  if (i < n) x[i] += load_value(y, i);
+template <bool kFour>
+__global__ void add(Values x, Values y, int64_t n) {
+  constexpr int kOwn = kFour ? 4 : 1;
+  const int64_t i = element_index() * kOwn;
+  if (i >= n) return;
+  FourValues sum = load_some<kFour>(x, i);
+  const FourValues terms = load_some<kFour>(y, i);
+  for (int k = 0; k < kOwn; ++k) sum.of[k] += terms.of[k];
+  store_some<kFour>(x, i, sum);
 }
 
 __global__ void fill_rows(const float* row, int64_t n, int64_t width, float* y) {
@@ -128,7 +159,11 @@ constexpr int64_t kWarpRowWidth = 512;
 cudaError_t launch_convert(const Values& source, const Values& destination, int64_t n,
                            cudaStream_t stream) {
   if (n == 0) return cudaSuccess;
-  convert<<<blocks_for(n), kThreads, 0, stream>>>(source, destination, n);
+  if (n % 4 == 0 && aligned_for_four(source) && aligned_for_four(destination)) {
+    convert<true><<<blocks_for(n / 4), kThreads, 0, stream>>>(source, destination, n);
+  } else {
+    convert<false><<<blocks_for(n), kThreads, 0, stream>>>(source, destination, n);
+  }
   return cudaGetLastError();
 }
 
@@ -166,13 +201,24 @@ cudaError_t launch_rope(float* x, int64_t rows, int64_t n_heads, int64_t head_di
 cudaError_t launch_activation(Curve curve, const float* x, const float* up, int64_t n,
                               const Values& y, cudaStream_t stream) {
   if (n == 0) return cudaSuccess;
-  activation<<<blocks_for(n), kThreads, 0, stream>>>(curve, x, up, n, y);
+  const Values gate{const_cast<float*>(x), Scalar::kF32};
+  const Values factor{const_cast<float*>(up), Scalar::kF32};
+  if (n % 4 == 0 && aligned_for_four(gate) && aligned_for_four(factor) && aligned_for_four(y)) {
+    activation<true><<<blocks_for(n / 4), kThreads, 0, stream>>>(curve, gate, factor, n, y);
+  } else {
+    activation<false><<<blocks_for(n), kThreads, 0, stream>>>(curve, gate, factor, n, y);
+  }
   return cudaGetLastError();
 }
 
 cudaError_t launch_add(float* x, const Values& y, int64_t n, cudaStream_t stream) {
   if (n == 0) return cudaSuccess;
-  add<<<blocks_for(n), kThreads, 0, stream>>>(x, y, n);
+  const Values sum{x, Scalar::kF32};
+  if (n % 4 == 0 && aligned_for_four(sum) && aligned_for_four(y)) {
+    add<true><<<blocks_for(n / 4), kThreads, 0, stream>>>(sum, y, n);
+  } else {
+    add<false><<<blocks_for(n), kThreads, 0, stream>>>(sum, y, n);
+  }
   return cudaGetLastError();
 }
 

@@ -168,6 +168,8 @@ __device__ double sum_parts(const float* x, int64_t n_parts, int cols, int tile,
   const int slice = thread / width;
   double sum = 0.0;
   if (slice < n_slices) {
+    // One block reads all of it: loads must not wait for each other.
+#pragma unroll 16
     for (int64_t part = slice; part < n_parts; part += n_slices)
       sum += static_cast<double>(x[part * cols + tile + thread % width]);
   }

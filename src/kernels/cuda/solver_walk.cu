@@ -260,13 +260,16 @@ __global__ void fill_kernel(float* x, int64_t n, float value) {
 
 __global__ void __launch_bounds__(kSolverThreads)
     objective_kernel(const float* weight, const float* target, const float* gradient, int64_t n,
-                     double* partial) {
+                     DotOperand operand, double* partial) {
   __shared__ double sums[kSolverThreads];
   double sum = 0.0;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step) {
-    const double base = target != nullptr ? static_cast<double>(target[i]) : 0.0;
-    sum += (static_cast<double>(weight[i]) - base) * static_cast<double>(gradient[i]);
+    const float base = target != nullptr ? target[i] : 0.0f;
+    double x = static_cast<double>(weight[i]) - static_cast<double>(base);
+    if (operand == DotOperand::kReflected)
+      x += x - static_cast<double>(__bfloat162float(__float2bfloat16_rn(weight[i] - base)));
+    sum += x * static_cast<double>(gradient[i]);
   }
   const int thread = static_cast<int>(threadIdx.x);
   sums[thread] = sum;
@@ -331,9 +334,10 @@ cudaError_t fill(float* x, int64_t n, float value, cudaStream_t stream) {
 }
 
 cudaError_t objective_partials(const float* weight, const float* target, const float* gradient,
-                               int64_t n, double* partial, cudaStream_t stream) {
+                               int64_t n, DotOperand operand, double* partial,
+                               cudaStream_t stream) {
   return launch(objective_kernel, kObjectiveBlocks, kSolverThreads, stream, weight, target,
-                gradient, n, partial);
+                gradient, n, operand, partial);
 }
 
 }  // namespace d2q::cuda

@@ -62,10 +62,16 @@ cudaError_t descend_part(const DescentPart& part, const GridLevels& levels, cuda
 /// x[0, n) = value.
 cudaError_t fill(float* x, int64_t n, float value, cudaStream_t stream);
 
-/// partial[b] = Σ (weight − target)·gradient in f64 over block b's share of n elements;
-/// kObjectiveBlocks of them. The shares depend on n alone. target may be null: 0.
+/// What a gradient is multiplied with, x = weight − target.
+enum class DotOperand {
+  kDifference,  // x
+  kReflected,   // 2x − x̂, x̂ the bf16 value next to x
+};
+/// partial[b] = Σ operand·gradient in f64 over block b's share of n elements; kObjectiveBlocks of
+/// them. The shares depend on n alone. target may be null: 0.
 constexpr int kObjectiveBlocks = 512;
 cudaError_t objective_partials(const float* weight, const float* target, const float* gradient,
-                               int64_t n, double* partial, cudaStream_t stream);
+                               int64_t n, DotOperand operand, double* partial,
+                               cudaStream_t stream);
 
 }  // namespace d2q::cuda
