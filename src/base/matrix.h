@@ -8,6 +8,7 @@
 #include <new>
 #include <span>
 
+#include "base/aligned_memory.h"
 #include "base/checked.h"
 
 namespace d2q {
@@ -22,9 +23,7 @@ class Matrix {
     const uint64_t bytes =
         checked_mul(checked_mul(static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), "matrix"),
                     sizeof(T), "matrix");
-    const uint64_t padded = checked_add(bytes, 63, "matrix") / 64 * 64;
-    data_.reset(static_cast<T*>(std::aligned_alloc(64, padded == 0 ? 64 : padded)));
-    if (!data_) throw std::bad_alloc();
+    data_.reset(static_cast<T*>(allocate_aligned(bytes)));
     if (zero) {
       for (int64_t i = 0; i < size(); ++i) data_.get()[i] = T{};
     }

@@ -20,6 +20,16 @@ TEST(MatrixTest, IsAlignedAndRowMajor) {
   }
 }
 
+TEST(MatrixTest, LargeOnesAreAlignedAndWholeToo) {
+  for (const int64_t size : {(16 << 20) - 1, 16 << 20, (16 << 20) + 1}) {
+    Matrix<uint8_t> matrix(1, size);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(matrix.data()) % 64, 0u);
+    matrix(0, 0) = 1;
+    matrix(0, size - 1) = 2;
+    EXPECT_EQ(matrix(0, 0) + matrix(0, size - 1), 3);
+  }
+}
+
 TEST(MatrixTest, ZeroFillsWhenAsked) {
   const Matrix<double> matrix(7, 9, true);
   for (const double value : matrix.span()) EXPECT_EQ(value, 0.0);

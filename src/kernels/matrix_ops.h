@@ -71,6 +71,8 @@ class MatrixOps {
   /// weight and candidates [out, n]; deviation may be empty. f32 products, sums in f64.
   virtual ErrorReport errors(const Tensor& weight, std::span<const Tensor> candidates,
                              const Tensor& gram, const Tensor& deviation) = 0;
+  /// Δ G Δᵀ over all rows, Δ = a − b, as in errors().
+  virtual double squared_distance(const Tensor& a, const Tensor& b, const Tensor& gram) = 0;
 };
 
 }  // namespace d2q

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <future>
 #include <optional>
 #include <utility>
 
@@ -231,7 +232,7 @@ InputSetSolver::Walked InputSetSolver::walk(const Tensor& weight, const Request&
 }
 
 LinearSolution InputSetSolver::collect(const ColumnWalk& walk, int64_t group_size,
-                                       const Factorised& parts) {
+                                       const Factorised& parts, std::vector<uint8_t> codes) {
   LinearSolution solution;
   const Grid& grid = walk.grid;
   solution.layout.kind =
@@ -242,7 +243,11 @@ LinearSolution InputSetSolver::collect(const ColumnWalk& walk, int64_t group_siz
   solution.layout.group_size = group_size;
   solution.has_column_scale = grid.kind == GridKind::kSignPlanes && grid.column_scale;
   solution.weight = gathered(device_, walk.weight, parts.places);
-  solution.codes = downloaded<uint8_t>(device_, gathered(device_, walk.codes, parts.places));
+  const Tensor stored_codes = gathered(device_, walk.codes, parts.places);
+  D2Q_CHECK(static_cast<int64_t>(codes.size()) == stored_codes.size(), "room for {} of {} codes",
+            codes.size(), stored_codes.size());
+  solution.codes = std::move(codes);
+  device_.download(stored_codes, solution.codes.data());
   solution.params = downloaded<float>(device_, walk.params);
   solution.column_scale =
       downloaded<float>(device_, gathered(device_, walk.column_scale, parts.places));
@@ -264,10 +269,8 @@ void InputSetSolver::measure(const Tensor& weight, const Tensor& rounded, const 
   solution.relative_error = report.errors[1].symmetric / report.energy;
   solution.target_error = solution.relative_error;
   if (target.empty()) return;
-  const ErrorReport from_target =
-      device_.matrices().errors(target, {&solution.weight, 1}, gram_, Tensor());
-  if (from_target.energy > 0.0)
-    solution.target_error = from_target.errors[0].symmetric / report.energy;
+  solution.target_error =
+      device_.matrices().squared_distance(solution.weight, target, gram_) / report.energy;
 }
 
 LinearSolution InputSetSolver::solve(const Tensor& weight, const Grid& grid, int64_t group_size,
@@ -278,8 +281,12 @@ LinearSolution InputSetSolver::solve(const Tensor& weight, const Grid& grid, int
   const Factorised& parts = factorised(size);
   enter("solve");
   const bool can_solve = !parts.factor.empty();
+  // New memory is cleared while the device walks: a GPU would wait for as long as a tenth of it.
+  std::future<std::vector<uint8_t>> codes = std::async(
+      std::launch::async,
+      [n_codes = static_cast<size_t>(weight.size())] { return std::vector<uint8_t>(n_codes); });
   Walked walked = walk(weight, {grid, middle_zero, !can_solve}, parts);
-  LinearSolution solution = collect(walked.walk, size, parts);
+  LinearSolution solution = collect(walked.walk, size, parts, codes.get());
   if (gram_.empty()) return solution;
   solution.stages = std::move(walked.stages);
   solution.damping = parts.damping;

@@ -48,6 +48,7 @@ TEST(BenchQuantize, PrintsTheProjection) {
   const ProcessResult result = bench({"--preset", "paper", "--blocks", "1"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_NE(result.out.find("projected for 30 blocks"), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find("every block as the first"), std::string::npos) << result.out;
 }
 
 TEST(BenchQuantize, UnknownShapesAndSettingsAreWrongUsage) {

@@ -164,9 +164,7 @@ class CpuMatrixOps final : public MatrixOps {
     if (!(report.energy > 0.0)) return report;
     Matrix<float> delta(rows, n);
     for (const Tensor& candidate : candidates) {
-      context_.for_blocks(rows * n, kValuesPerTask, [&](int64_t begin, int64_t end, int) {
-        for (int64_t i = begin; i < end; ++i) delta.data()[i] = candidate.data<float>()[i] - w[i];
-      });
+      subtract(candidate, weight, delta);
       WeightErrors errors;
       errors.symmetric = quadratic_form_cpu(context_.pool, delta.data(), g, delta.data(), rows, n);
       if (!deviation.empty()) {
@@ -178,7 +176,23 @@ class CpuMatrixOps final : public MatrixOps {
     return report;
   }
 
+  double squared_distance(const Tensor& a, const Tensor& b, const Tensor& gram) override {
+    check_errors(b, {&a, 1}, gram, {});
+    Matrix<float> delta(a.rows(), a.cols());
+    subtract(a, b, delta);
+    return quadratic_form_cpu(context_.pool, delta.data(), gram.data<float>(), delta.data(),
+                              a.rows(), a.cols());
+  }
+
  private:
+  void subtract(const Tensor& a, const Tensor& b, Matrix<float>& difference) const {
+    const float* x = a.data<float>();
+    const float* y = b.data<float>();
+    context_.for_blocks(a.size(), kValuesPerTask, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) difference.data()[i] = x[i] - y[i];
+    });
+  }
+
   CpuContext& context_;
 };
 

@@ -269,6 +269,7 @@ TEST_F(MatrixOpsTest, ErrorsEqualTheirDefinitionsOnAnyNumberOfThreads) {
   EXPECT_EQ(report.errors[0].symmetric, 0.0);
   EXPECT_NEAR(report.errors[1].symmetric, form(delta, gram, delta), 2.0);
   EXPECT_NEAR(report.errors[1].asymmetric, form(delta, deviation, w), 0.1);
+  EXPECT_EQ(ops().squared_distance(candidate, weight, gram), report.errors[1].symmetric);
   EXPECT_EQ(ops().errors(weight, candidates, gram, Tensor{}).errors[1].asymmetric, 0.0);
   ThreadPool one(1);
   const auto single = make_cpu_device(one);

@@ -48,13 +48,15 @@ TEST_F(CudaForward, conversions_round_like_the_cpu) {
   const DType types[] = {DType::kF32, DType::kBF16, DType::kF16, DType::kF64};
   for (const DType from : types) {
     for (const DType to : types) {
-      const Tensor x = random(3, 1001, from, 300.0);
-      const Tensor expected = cpu_->allocate(3, 1001, to);
-      cpu_->convert(x, expected);
-      const Tensor y = poisoned(*gpu_, 3, 1001, to);
-      gpu_->convert(to_gpu(x), y);
-      EXPECT_EQ(test::bytes_of(to_cpu(y)), test::bytes_of(expected))
-          << static_cast<int>(from) << " to " << static_cast<int>(to);
+      for (const int64_t width : {1001, 1004}) {  // elements one by one, and in fours
+        const Tensor x = random(3, width, from, 300.0);
+        const Tensor expected = cpu_->allocate(3, width, to);
+        cpu_->convert(x, expected);
+        const Tensor y = poisoned(*gpu_, 3, width, to);
+        gpu_->convert(to_gpu(x), y);
+        EXPECT_EQ(test::bytes_of(to_cpu(y)), test::bytes_of(expected))
+            << static_cast<int>(from) << " to " << static_cast<int>(to) << ", " << width;
+      }
     }
   }
 }
@@ -131,28 +133,36 @@ TEST_F(CudaForward, activations_equal_the_cpus) {
   for (const Activation act :
        {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu}) {
     for (const DType type : {DType::kF32, DType::kBF16}) {
-      const Tensor x = random(5, 333, DType::kF32, 4.0), up = random(5, 333, DType::kF32);
-      x.data<float>()[0] = -200.0f;
-      x.data<float>()[1] = 200.0f;
-      const Tensor plain = cpu_->allocate(5, 333, type), gated = cpu_->allocate(5, 333, type);
-      cpu_->activation(act, x, plain);
-      cpu_->gated_activation(act, x, up, gated);
-      const Tensor y = poisoned(*gpu_, 5, 333, type), z = poisoned(*gpu_, 5, 333, type);
-      gpu_->activation(act, to_gpu(x), y);
-      gpu_->gated_activation(act, to_gpu(x), to_gpu(up), z);
-      EXPECT_LE(difference_to_gpu(y, plain), bound_of(type)) << static_cast<int>(act);
-      EXPECT_LE(difference_to_gpu(z, gated), bound_of(type)) << static_cast<int>(act);
+      for (const int64_t width : {333, 336}) {  // elements one by one, and in fours
+        const Tensor x = random(5, width, DType::kF32, 4.0), up = random(5, width, DType::kF32);
+        x.data<float>()[0] = -200.0f;
+        x.data<float>()[1] = 200.0f;
+        const Tensor plain = cpu_->allocate(5, width, type), gated = cpu_->allocate(5, width, type);
+        cpu_->activation(act, x, plain);
+        cpu_->gated_activation(act, x, up, gated);
+        const Tensor y = poisoned(*gpu_, 5, width, type), z = poisoned(*gpu_, 5, width, type);
+        gpu_->activation(act, to_gpu(x), y);
+        gpu_->gated_activation(act, to_gpu(x), to_gpu(up), z);
+        EXPECT_LE(difference_to_gpu(y, plain), bound_of(type)) << static_cast<int>(act);
+        EXPECT_LE(difference_to_gpu(z, gated), bound_of(type)) << static_cast<int>(act);
+      }
     }
   }
 }
 
 TEST_F(CudaForward, add_takes_f32_and_bf16) {
   for (const DType type : {DType::kF32, DType::kBF16}) {
-    const Tensor x = random(7, 301, DType::kF32), y = random(7, 301, type);
-    const Tensor expected = copy(x), sum = to_gpu(x);
-    cpu_->add(expected, y);
-    gpu_->add(sum, to_gpu(y));
-    EXPECT_EQ(test::bytes_of(to_cpu(sum)), test::bytes_of(expected));
+    for (const int64_t width : {301, 304}) {  // elements one by one, and in fours
+      const Tensor x = random(7, width, DType::kF32), y = random(7, width, type);
+      const Tensor expected = copy(x), sum = to_gpu(x);
+      cpu_->add(expected, y);
+      gpu_->add(sum, to_gpu(y));
+      EXPECT_EQ(test::bytes_of(to_cpu(sum)), test::bytes_of(expected));
+      // Four rows are a multiple of four elements, but the second one need not begin at 16 bytes.
+      cpu_->add(expected.row_range(1, 4), y.row_range(3, 4));
+      gpu_->add(sum.row_range(1, 4), to_gpu(y).row_range(3, 4));
+      EXPECT_EQ(test::bytes_of(to_cpu(sum)), test::bytes_of(expected));
+    }
   }
 }
 
@@ -220,15 +230,17 @@ TEST_F(CudaForward, mirror_copies_the_lower_triangle) {
 }
 
 TEST_F(CudaForward, first_non_finite_row_is_found) {
-  const Tensor x = random(700, 33, DType::kF32);
-  EXPECT_EQ(gpu_->first_non_finite_row(to_gpu(x)), -1);
-  x.data<float>()[650 * 33 + 32] = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_EQ(gpu_->first_non_finite_row(to_gpu(x)), 650);
-  x.data<float>()[70 * 33] = -std::numeric_limits<float>::infinity();
-  EXPECT_EQ(gpu_->first_non_finite_row(to_gpu(x)), 70);
-  const Tensor narrow = gpu_->allocate(700, 33, DType::kBF16);
-  gpu_->convert(to_gpu(x), narrow);
-  EXPECT_EQ(gpu_->first_non_finite_row(narrow), 70);
+  for (const int64_t rows : {700, 699}) {  // elements in fours, and one by one
+    const Tensor x = random(rows, 33, DType::kF32);
+    EXPECT_EQ(gpu_->first_non_finite_row(to_gpu(x)), -1);
+    x.data<float>()[650 * 33 + 32] = std::numeric_limits<float>::quiet_NaN();
+    EXPECT_EQ(gpu_->first_non_finite_row(to_gpu(x)), 650);
+    x.data<float>()[70 * 33] = -std::numeric_limits<float>::infinity();
+    EXPECT_EQ(gpu_->first_non_finite_row(to_gpu(x)), 70);
+    const Tensor narrow = gpu_->allocate(rows, 33, DType::kBF16);
+    gpu_->convert(to_gpu(x), narrow);
+    EXPECT_EQ(gpu_->first_non_finite_row(narrow), 70);
+  }
 }
 
 }  // namespace

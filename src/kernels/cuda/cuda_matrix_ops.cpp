@@ -332,6 +332,19 @@ class CudaMatrixOps final : public MatrixOps {
     return report;
   }
 
+  double squared_distance(const Tensor& a, const Tensor& b, const Tensor& gram) override {
+    check_errors(b, {&a, 1}, gram, {});
+    CudaDot sum(*context_);
+    const SplitMatrix by_gram(*context_, gram);
+    for_batches(a.rows(), [&](int64_t begin, int64_t rows) {
+      const Tensor x = a.row_range(begin, rows), y = b.row_range(begin, rows);
+      const Tensor product = context_->allocate(rows, a.cols(), DType::kF32);
+      by_gram.multiply(rounded_pairs(*context_, x, y), product);
+      sum.add_quadratic(x, y, product);
+    });
+    return sum.total();
+  }
+
  private:
   cudaStream_t stream() const { return context_->stream(); }
 

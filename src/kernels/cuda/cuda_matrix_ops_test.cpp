@@ -162,6 +162,8 @@ TEST_F(CudaMatrixOpsTest, ErrorsAgree) {
     }
     EXPECT_EQ(ops().errors(to_gpu(weight), gpu_candidates, to_gpu(g), {}).errors[0].asymmetric,
               0.0);
+    EXPECT_NEAR(ops().squared_distance(gpu_candidates[1], to_gpu(weight), to_gpu(g)),
+                expected.errors[1].symmetric, square * expected.errors[1].symmetric);
   }
 }
 

@@ -228,8 +228,8 @@ double refine_codes_cuda(CudaContext& context, CudaGroupTable& table, const Refi
   const std::vector<WalkBlock> blocks = cut_walk_blocks(r.groups);
   const SplitMatrix hessian(context, r.hessian);
   // The gradient, and its left operand's three parts or, later, the changes.
-  const int64_t row_bytes = (n + std::max(3 * n / 2, kDescentColumns)) *
-                            static_cast<int64_t>(sizeof(float));
+  const int64_t row_bytes =
+      (n + std::max(3 * n / 2, kDescentColumns)) * static_cast<int64_t>(sizeof(float));
   const Tensor changes = zero_changes(context, r.weight.rows());
   for_row_batches(r.weight.rows(), row_bytes, [&](int64_t begin, int64_t count) {
     const Tensor gradient = compute_gradient(context, r, hessian, begin, count);

@@ -55,11 +55,10 @@ Tensor rounded_pairs(CudaContext& context, const Tensor& a, const Tensor& b) {
   D2Q_CHECK(b.empty() || (b.rows() == a.rows() && b.cols() == a.cols()), "{}x{} and {}x{}",
             a.rows(), a.cols(), b.rows(), b.cols());
   const Tensor pairs = context.allocate(a.rows(), 2 * a.cols(), DType::kBF16);
-  check_cuda(
-      cuda::launch_rounded_pairs(a.data<float>(), b.empty() ? nullptr : b.data<float>(), a.size(),
-                                 static_cast<__nv_bfloat162*>(pairs.raw()), nullptr,
-                                 context.stream()),
-      "rounding a matrix");
+  check_cuda(cuda::launch_rounded_pairs(a.data<float>(), b.empty() ? nullptr : b.data<float>(),
+                                        a.size(), static_cast<__nv_bfloat162*>(pairs.raw()),
+                                        nullptr, context.stream()),
+             "rounding a matrix");
   return pairs;
 }
 

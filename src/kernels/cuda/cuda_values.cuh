@@ -78,8 +78,9 @@ __device__ inline void store_four(const Values& y, int64_t i, const FourValues& 
   } else {
     unsigned words[2] = {};
     for (int k = 0; k < 4; ++k) {
-      const unsigned bits = y.type == Scalar::kBF16 ? __bfloat16_as_ushort(__float2bfloat16_rn(x[k]))
-                                                    : __half_as_ushort(__float2half_rn(x[k]));
+      const unsigned bits = y.type == Scalar::kBF16
+                                ? __bfloat16_as_ushort(__float2bfloat16_rn(x[k]))
+                                : __half_as_ushort(__float2half_rn(x[k]));
       words[k / 2] |= bits << k % 2 * 16;
     }
     *reinterpret_cast<uint2*>(static_cast<uint16_t*>(y.data) + i) = make_uint2(words[0], words[1]);

@@ -71,7 +71,6 @@ enum class DotOperand {
 /// them. The shares depend on n alone. target may be null: 0.
 constexpr int kObjectiveBlocks = 512;
 cudaError_t objective_partials(const float* weight, const float* target, const float* gradient,
-                               int64_t n, DotOperand operand, double* partial,
-                               cudaStream_t stream);
+                               int64_t n, DotOperand operand, double* partial, cudaStream_t stream);
 
 }  // namespace d2q::cuda

@@ -78,7 +78,7 @@ __global__ void first_non_finite_row_of_fours(Values x, int64_t n, int64_t width
   }
 }
 
-constexpr int64_t kSliceRows = 64;  // short ones: a block of threads for each fills the GPU
+constexpr int64_t kSliceRows = 64;    // short ones: a block of threads for each fills the GPU
 constexpr int64_t kMaxSlices = 1024;  // bounds the workspace
 
 int64_t rows_per_slice(int64_t rows) {
