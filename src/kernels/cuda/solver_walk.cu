@@ -23,10 +23,22 @@ __device__ int column_of(int stripe, int lane, int j) { return stripe * kStripe 
 /// elsewhere: columns that have had their turn then stay as they are.
 __device__ void load_upper(const float* corner, int64_t stride, int n_rows, int n_columns,
                            float* tile) {
-  for (int i = static_cast<int>(threadIdx.x); i < n_rows * kBlockColumns;
-       i += static_cast<int>(blockDim.x)) {
-    const int row = i / kBlockColumns, column = i % kBlockColumns;
-    tile[i] = column > row && column < n_columns ? corner[row * stride + column] : 0.0f;
+  // Few threads load much, and all of them wait for it: many loads at a time.
+  constexpr int kLoads = 16;
+  const int n = n_rows * kBlockColumns, step = static_cast<int>(blockDim.x);
+  for (int first = static_cast<int>(threadIdx.x); first < n; first += kLoads * step) {
+    float values[kLoads];
+#pragma unroll
+    for (int k = 0; k < kLoads; ++k) {
+      const int i = first + k * step;
+      const int row = i / kBlockColumns, column = i % kBlockColumns;
+      const bool inside = i < n && column > row && column < n_columns;
+      values[k] = inside ? __ldg(corner + row * stride + column) : 0.0f;
+    }
+#pragma unroll
+    for (int k = 0; k < kLoads; ++k) {
+      if (first + k * step < n) tile[first + k * step] = values[k];
+    }
   }
 }
 
