@@ -40,6 +40,9 @@ class DecodeOps {
   virtual ~DecodeOps() = default;
   /// Whether steps of such attention are faster through these operations than through Device's.
   virtual bool is_faster(const AttentionShape& shape) const = 0;
+  /// Runs `operations`, which calls this object's others and nothing else of the device: they may
+  /// start later than they are called, and together, at the latest when this returns.
+  virtual void together(const std::function<void()>& operations) = 0;
 
   /// y[b, :] = row tokens[b] of the table, y f32. tokens [1, B] i32; those outside the table give
   /// NaN. The table's bias is ignored.

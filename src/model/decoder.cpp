@@ -76,17 +76,19 @@ Decoder::Decoder(Device& device, DecoderWeights weights, DecoderCache cache, DTy
   mlp_ = device.allocate(n, config.intermediate_size, DType::kF32);
   logits_ = device.allocate(n, config.vocab_size, DType::kF32);
   step_ = device.repeatable([this] {
-    const auto n_layers = static_cast<size_t>(weights_.config->n_layers);
-    run(DecodeStage::kEmbedding, 0);
-    for (size_t layer = 0; layer < n_layers; ++layer) {
-      run(DecodeStage::kProjections, layer);
-      run(DecodeStage::kAttention, layer);
-      run(DecodeStage::kOutput, layer);
-      run(DecodeStage::kMlp, layer);
-      run(DecodeStage::kDown, layer);
-    }
-    run(DecodeStage::kHead, 0);
-    run(DecodeStage::kChoice, 0);
+    ops_.together([this] {
+      const auto n_layers = static_cast<size_t>(weights_.config->n_layers);
+      run(DecodeStage::kEmbedding, 0);
+      for (size_t layer = 0; layer < n_layers; ++layer) {
+        run(DecodeStage::kProjections, layer);
+        run(DecodeStage::kAttention, layer);
+        run(DecodeStage::kOutput, layer);
+        run(DecodeStage::kMlp, layer);
+        run(DecodeStage::kDown, layer);
+      }
+      run(DecodeStage::kHead, 0);
+      run(DecodeStage::kChoice, 0);
+    });
   });
 }
 

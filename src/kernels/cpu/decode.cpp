@@ -16,6 +16,7 @@ class CpuDecode final : public DecodeOps {
   explicit CpuDecode(Device& device) : device_(device) {}
 
   bool is_faster(const AttentionShape&) const override { return false; }
+  void together(const std::function<void()>& operations) override { operations(); }
 
   void embed(const Tensor& tokens, const Linear& table, const Tensor& y) override {
     check_decode_embed(tokens, table, y);

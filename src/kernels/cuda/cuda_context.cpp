@@ -114,6 +114,23 @@ void CudaContext::upload(const void* host, void* device, int64_t n_bytes) {
   if (n_bytes > kStagedBytes) synchronize();
 }
 
+std::shared_ptr<void> CudaContext::constants(const void* host, int64_t n_bytes) {
+  const auto* bytes = static_cast<const std::byte*>(host);
+  if (recording_ != nullptr && recording_->is_captured) {
+    D2Q_CHECK(recording_->n_captured < recording_->pieces.size(), "{} constants",
+              recording_->pieces.size());
+    RecordedConstants::Piece& piece = recording_->pieces[recording_->n_captured++];
+    D2Q_CHECK(static_cast<int64_t>(piece.bytes.size()) == n_bytes, "{} bytes of constants, then {}",
+              piece.bytes.size(), n_bytes);
+    piece.bytes.assign(bytes, bytes + n_bytes);
+    return piece.memory;
+  }
+  std::shared_ptr<void> memory = allocate_bytes(n_bytes);
+  upload(host, memory.get(), n_bytes);
+  if (recording_ != nullptr) recording_->pieces.push_back({memory, {bytes, bytes + n_bytes}});
+  return memory;
+}
+
 void CudaContext::download(const void* device, void* host, int64_t n_bytes) {
   if (n_bytes == 0) return;
   if (n_bytes >= kStagedTransferBytes) {

@@ -6,8 +6,10 @@
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "kernels/cuda/cuda_transfer.h"
 #include "kernels/tensor.h"
@@ -17,6 +19,18 @@ namespace d2q {
 /// Throws Error{kUnsupported | kIo} or std::bad_alloc, naming the call, when `status` is a failure.
 void check_cuda(cudaError_t status, const char* what);
 void check_cublas(cublasStatus_t status, const char* what);
+
+/// Constants of recorded kernels. Nothing can be copied while a stream is captured: memory is had
+/// in an ordinary run before, in the same order, and filled afterwards.
+struct RecordedConstants {
+  struct Piece {
+    std::shared_ptr<void> memory;
+    std::vector<std::byte> bytes;
+  };
+  std::vector<Piece> pieces;
+  bool is_captured = false;
+  size_t n_captured = 0;
+};
 
 class CudaContext : public std::enable_shared_from_this<CudaContext> {
  public:
@@ -38,6 +52,10 @@ class CudaContext : public std::enable_shared_from_this<CudaContext> {
   /// Waits for everything before it in the stream.
   void download(const void* device, void* host, int64_t n_bytes);
   void synchronize();
+  /// A copy of what kernels read, for as long as they or a recording of them are there.
+  std::shared_ptr<void> constants(const void* host, int64_t n_bytes);
+  /// Until null is set, constants() are those of a recording.
+  void set_recording(RecordedConstants* recording) noexcept { recording_ = recording; }
   /// The most that allocate_bytes() has had in use.
   int64_t peak_memory_bytes() const;
 
@@ -50,6 +68,7 @@ class CudaContext : public std::enable_shared_from_this<CudaContext> {
   void* blas_workspace_ = nullptr;
   std::unique_ptr<StagedTransfer> transfer_;
   cudaDeviceProp properties_{};
+  RecordedConstants* recording_ = nullptr;
 };
 
 /// Row-major product c[m, n] = alpha·op(a)·op(b) + beta·c. a, b of one dtype: f32 (true f32

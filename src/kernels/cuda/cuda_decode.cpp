@@ -2,49 +2,42 @@
 
 #include <algorithm>
 #include <array>
-#include <vector>
+#include <functional>
 
 #include "kernels/cuda/cuda_decode_product.h"
 #include "kernels/cuda/cuda_forward_ops.h"
+#include "kernels/cuda/cuda_step_program.h"
 #include "kernels/operation_checks.h"
 
 namespace d2q {
 namespace {
 
-/// Memory between the kernels of an operation. Recordings point into it, so what it once gave stays
-/// allocated.
-class Workspace {
- public:
-  explicit Workspace(bool zeroed) : zeroed_(zeroed) {}
-  void* reserve(CudaContext& context, int64_t n_bytes) {
-    if (buffers_.empty() || n_bytes > size_) {
-      size_ = std::max(n_bytes, 2 * size_);
-      buffers_.push_back(context.allocate_bytes(std::max<int64_t>(size_, 256)));
-      if (zeroed_) {
-        check_cuda(
-            cudaMemsetAsync(buffers_.back().get(), 0, static_cast<size_t>(size_), context.stream()),
-            "filling");
-      }
-    }
-    return buffers_.back().get();
-  }
-
- private:
-  bool zeroed_;
-  int64_t size_ = 0;
-  std::vector<std::shared_ptr<void>> buffers_;
-};
-
 class CudaDecode final : public DecodeOps {
  public:
-  explicit CudaDecode(std::shared_ptr<CudaContext> context) : context_(std::move(context)) {}
+  explicit CudaDecode(std::shared_ptr<CudaContext> context)
+      : context_(context), program_(std::move(context)) {}
 
   bool is_faster(const AttentionShape& shape) const override {
     return shape.head_dim % 8 == 0 && shape.head_dim <= cuda::kMaxDecodeHeadDim;
   }
 
+  void together(const std::function<void()>& operations) override {
+    D2Q_CHECK(!together_, "operations in operations");
+    together_ = true;
+    try {
+      operations();
+      program_.launch();
+    } catch (...) {
+      together_ = false;
+      program_.forget();
+      throw;
+    }
+    together_ = false;
+  }
+
   void embed(const Tensor& tokens, const Linear& table, const Tensor& y) override {
     check_decode_embed(tokens, table, y);
+    program_.launch();
     const auto n = static_cast<int>(tokens.size());
     const cuda::Launch launch = decode_launch(*context_);
     if (table.packed) {
@@ -69,6 +62,7 @@ class CudaDecode final : public DecodeOps {
       if (count > 0) {
         multiply_codes(x, norm, run, cuda::ProductOutput::kStore, Activation::kSilu, y, column);
       } else {
+        program_.launch();
         const Tensor part =
             linears.size() == 1 ? y : context_->allocate(x.rows(), run[0]->rows(), DType::kF32);
         multiply_plainly(normed(x, norm), *run[0], part, products);
@@ -87,6 +81,7 @@ class CudaDecode final : public DecodeOps {
       multiply_codes(x, nullptr, one, cuda::ProductOutput::kAdd, Activation::kSilu, y, 0);
       return;
     }
+    program_.launch();
     const Tensor sum = context_->allocate(y.rows(), y.cols(), DType::kF32);
     multiply_plainly(x, linear, sum, products);
     add_cuda(*context_, y, sum);
@@ -104,12 +99,14 @@ class CudaDecode final : public DecodeOps {
     }
     const Tensor up_part = context_->allocate(y.rows(), y.cols(), DType::kF32);
     project(x, &norm, std::span(both).last(1), up_part, products);
+    program_.launch();
     if (!gated) {
       gated_activation_cuda(*context_, act, up_part, Tensor(), y);
       return;
     }
     const Tensor gate_part = context_->allocate(y.rows(), y.cols(), DType::kF32);
     project(x, &norm, std::span(both).first(1), gate_part, products);
+    program_.launch();
     gated_activation_cuda(*context_, act, gate_part, up_part, y);
   }
 
@@ -141,6 +138,12 @@ class CudaDecode final : public DecodeOps {
     p.capacity = static_cast<int>(keys.rows() / y.rows());
     p.window = static_cast<int>(shape.window);
     p.scale = shape.scale;
+    if (program_.takes(p)) {
+      program_.add(p);
+      if (!together_) program_.launch();
+      return;
+    }
+    program_.launch();
     const cuda::Launch launch = decode_launch(*context_);
     p.n_splits = cuda::decode_attention_splits(p.n_sequences, p.n_heads, p.n_kv_heads, p.capacity,
                                                launch.n_processors);
@@ -166,6 +169,7 @@ class CudaDecode final : public DecodeOps {
   }
 
   void advance(const Tensor& positions) override {
+    program_.launch();
     check_cuda(cuda::launch_advance(positions.data<int32_t>(), static_cast<int>(positions.size()),
                                     decode_launch(*context_)),
                "advancing");
@@ -180,10 +184,16 @@ class CudaDecode final : public DecodeOps {
                       cuda::ProductOutput output, Activation act, const Tensor& y, int64_t column) {
     for (int64_t begin = 0; begin < x.rows(); begin += cuda::kMaxDecodeTokens) {
       const int64_t count = std::min<int64_t>(cuda::kMaxDecodeTokens, x.rows() - begin);
-      const ProductInput input(
-          *context_, x.row_range(begin, count), norm,
-          input_.reserve(*context_, ProductInput::input_bytes(count, x.cols())));
-      input.multiply(run, output, curve_of(act), y.row_range(begin, count), column);
+      const cuda::DecodeProduct product =
+          decode_product(x.row_range(begin, count), norm, run, output, curve_of(act),
+                         y.row_range(begin, count), column);
+      if (x.rows() == 1 && program_.takes(product)) {
+        program_.add(product, y.cols(), column > 0);
+        if (!together_) program_.launch();
+        continue;
+      }
+      program_.launch();
+      launch_product(*context_, product, input_.reserve(*context_, product_input_bytes(product)));
     }
   }
 
@@ -214,9 +224,11 @@ class CudaDecode final : public DecodeOps {
   }
 
   std::shared_ptr<CudaContext> context_;
-  Workspace input_{false};
-  Workspace partial_{false};
-  Workspace arrived_{true};
+  CudaStepProgram program_;
+  bool together_ = false;
+  CudaWorkspace input_{false};
+  CudaWorkspace partial_{false};
+  CudaWorkspace arrived_{true};
 };
 
 }  // namespace

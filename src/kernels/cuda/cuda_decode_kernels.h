@@ -47,8 +47,8 @@ constexpr int kMaxProductParts = 3;
 enum class ProductOutput : int { kStore, kAdd, kGated };
 
 /// y = W norm(x) for up to three matrices in cells, of one format, number of columns and group
-/// size. kAdd: y
-/// += W norm(x). kGated: y = act(W0 norm(x)) ⊙ (W1 norm(x)), two matrices of the same shape.
+/// size. kAdd: y += W norm(x). kGated: y = act(W0 norm(x)) ⊙ (W1 norm(x)), two matrices of the same
+/// shape.
 struct DecodeProduct {
   ProductPart parts[kMaxProductParts];
   int n_parts = 1;
@@ -57,27 +57,33 @@ struct DecodeProduct {
   int cols = 0;
   int n_blocks = 0;  // of 128 columns, a cell each
   int cell_bytes = 0;
-  const float* x = nullptr;  // [1, cols]: quantized by every block of threads, or null:
+  const float* x = nullptr;  // [1, cols], of a program
   InputNorm norm;
-  const QuantizedBlock* input = nullptr;  // [n_blocks][n_tokens], by launch_quantize_input()
-  int n_tokens = 1;                       // with x: 1
+  const QuantizedBlock* input = nullptr;  // of several tokens: [n_blocks][n_tokens], norm and all
+  int n_tokens = 1;
   ProductOutput output = ProductOutput::kStore;
   Curve curve = Curve::kSilu;
   float* y = nullptr;
   int64_t y_stride = 0;
 };
 
-/// Threads of a block that multiplies, and the blocks of columns that one of its warps quantizes at
-/// most when it does that itself.
+/// How a product is divided. A unit is a row tile or, when the product is gated, one of the gate and
+/// the same one of the other matrix; the first `n_larger` blocks of threads have one more.
+struct DecodeCut {
+  int n_blocks = 0;  // of threads
+  int block_units = 0;
+  int n_larger = 0;
+  int chunk_cells = 1;
+  int tile_chunks = 0;
+};
+
+/// Warps of a block of threads that multiplies.
 constexpr int kDecodeWarps = 16;
-constexpr int kMostOwnBlocks = 8;
-constexpr bool quantizes_own_input(int n_blocks) {
-  return n_blocks <= kMostOwnBlocks * kDecodeWarps;
-}
 
 /// The most tokens of launch_decode_product().
 constexpr int kMaxDecodeTokens = 16;
 
+/// A product with `input`.
 cudaError_t launch_decode_product(const DecodeProduct& product, const Launch& launch);
 /// blocks [ceil(cols / 128)][n_tokens] = norm(x) in bytes for x [n_tokens, cols].
 cudaError_t launch_quantize_input(const float* x, const InputNorm& norm, int n_tokens, int cols,

@@ -89,32 +89,9 @@ size_t fusable(std::span<const Linear* const> linears) {
   return count;
 }
 
-int64_t ProductInput::input_bytes(int64_t n_tokens, int64_t cols) {
-  return n_tokens * blocks_of(cols) * static_cast<int64_t>(sizeof(cuda::QuantizedBlock));
-}
-
-ProductInput::ProductInput(const CudaContext& context, const Tensor& x, const NormParams* norm,
-                           void* memory)
-    : context_(context), x_(x) {
-  const int64_t n_tokens = x.rows(), n_blocks = blocks_of(x.cols());
-  D2Q_CHECK(n_tokens > 0 && n_tokens <= cuda::kMaxDecodeTokens && x.dtype() == DType::kF32,
-            "{} tokens", n_tokens);
-  if (norm != nullptr) {
-    norm_ = {.gain = norm->gain.data<float>(),
-             .shift = norm->shift.empty() ? nullptr : norm->shift.data<float>(),
-             .epsilon = norm->epsilon,
-             .subtract_mean = norm->kind == NormKind::kLayer};
-  }
-  if (n_tokens == 1 && cuda::quantizes_own_input(static_cast<int>(n_blocks))) return;
-  quantized_ = static_cast<cuda::QuantizedBlock*>(memory);
-  check_cuda(
-      cuda::launch_quantize_input(x.data<float>(), norm_, static_cast<int>(n_tokens),
-                                  static_cast<int>(x.cols()), quantized_, decode_launch(context)),
-      "quantizing activations");
-}
-
-void ProductInput::multiply(std::span<const Linear* const> run, cuda::ProductOutput output,
-                            cuda::Curve curve, const Tensor& y, int64_t column) const {
+cuda::DecodeProduct decode_product(const Tensor& x, const NormParams* norm,
+                                   std::span<const Linear* const> run, cuda::ProductOutput output,
+                                   cuda::Curve curve, const Tensor& y, int64_t column) {
   const cuda::PackedWeights weights = packed_weights(*run[0]->packed);
   cuda::DecodeProduct product;
   product.n_parts = static_cast<int>(run.size());
@@ -131,17 +108,36 @@ void ProductInput::multiply(std::span<const Linear* const> run, cuda::ProductOut
                         .first_column = static_cast<int>(column)};
     if (output != cuda::ProductOutput::kGated) column += part.layout.rows;
   }
-  product.n_tokens = static_cast<int>(x_.rows());
-  if (quantized_ == nullptr) {
-    product.x = x_.data<float>();
-    product.norm = norm_;
+  product.n_tokens = static_cast<int>(x.rows());
+  product.x = x.data<float>();
+  if (norm != nullptr) {
+    product.norm = {.gain = norm->gain.data<float>(),
+                    .shift = norm->shift.empty() ? nullptr : norm->shift.data<float>(),
+                    .epsilon = norm->epsilon,
+                    .subtract_mean = norm->kind == NormKind::kLayer};
   }
-  product.input = quantized_;
   product.output = output;
   product.curve = curve;
   product.y = y.data<float>();
   product.y_stride = y.cols();
-  check_cuda(cuda::launch_decode_product(product, decode_launch(context_)), "decoding product");
+  return product;
+}
+
+int64_t product_input_bytes(const cuda::DecodeProduct& product) {
+  return int64_t{product.n_tokens} * product.n_blocks *
+         static_cast<int64_t>(sizeof(cuda::QuantizedBlock));
+}
+
+void launch_product(const CudaContext& context, cuda::DecodeProduct product, void* memory) {
+  D2Q_CHECK(product.n_tokens > 0 && product.n_tokens <= cuda::kMaxDecodeTokens, "{} tokens",
+            product.n_tokens);
+  const cuda::Launch launch = decode_launch(context);
+  auto* input = static_cast<cuda::QuantizedBlock*>(memory);
+  check_cuda(cuda::launch_quantize_input(product.x, product.norm, product.n_tokens, product.cols,
+                                         input, launch),
+             "quantizing activations");
+  product.input = input;
+  check_cuda(cuda::launch_decode_product(product, launch), "decoding product");
 }
 
 }  // namespace d2q

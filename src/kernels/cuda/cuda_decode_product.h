@@ -26,24 +26,14 @@ bool is_decodable(const PackedTensor& packed);
 /// but for their rows. 0 when the first one is not of that kind.
 size_t fusable(std::span<const Linear* const> linears);
 
-/// x [T, cols] f32 for products, T <= kMaxDecodeTokens: as it is for one token, else quantized
-/// once.
-class ProductInput {
- public:
-  /// `memory`: input_bytes() of the GPU's memory.
-  ProductInput(const CudaContext& context, const Tensor& x, const NormParams* norm, void* memory);
-  static int64_t input_bytes(int64_t n_tokens, int64_t cols);
-
-  /// y[:, column...] = the linears of a run, side by side, y += them, or the first one's activation
-  /// times the second one. y has x's rows.
-  void multiply(std::span<const Linear* const> run, cuda::ProductOutput output, cuda::Curve curve,
-                const Tensor& y, int64_t column) const;
-
- private:
-  const CudaContext& context_;
-  Tensor x_;
-  cuda::InputNorm norm_;
-  cuda::QuantizedBlock* quantized_ = nullptr;
-};
+/// y[:, column...] = the linears of a run, side by side, of norm(x), or y += them, or the first
+/// one's activation times the second one. x [T, cols] f32, T <= kMaxDecodeTokens, norm may be null.
+cuda::DecodeProduct decode_product(const Tensor& x, const NormParams* norm,
+                                   std::span<const Linear* const> run, cuda::ProductOutput output,
+                                   cuda::Curve curve, const Tensor& y, int64_t column);
+/// Bytes of the GPU's memory that launch_product() needs.
+int64_t product_input_bytes(const cuda::DecodeProduct& product);
+/// Quantizes the input and multiplies.
+void launch_product(const CudaContext& context, cuda::DecodeProduct product, void* memory);
 
 }  // namespace d2q

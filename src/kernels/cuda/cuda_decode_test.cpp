@@ -1,7 +1,9 @@
 // The decoding step's operations of the CUDA device against the CPU's.
 #include <array>
 #include <cstring>
+#include <list>
 #include <numeric>
+#include <string>
 
 #include "kernels/cuda/cuda_test_support.h"
 #include "kernels/decode_ops.h"
@@ -216,6 +218,9 @@ TEST_F(CudaDecode, attention_equals_the_cpus) {
   };
   const Case cases[] = {{8, 2, 128, 64, 0, 700, false, {0, 5, 63, 64, 699}},
                         {3, 1, 64, 32, 0, 300, false, {299}},
+                        {8, 2, 64, 32, 0, 300, false, {0}},
+                        {8, 2, 128, 64, 0, 700, true, {600}},
+                        {5, 5, 128, 64, 90, 700, false, {600}},
                         {4, 4, 64, 32, 100, 400, true, {99, 100, 350, 400, -1}},
                         {6, 2, 96, 32, 0, 200, true, {130, 7}},
                         {10, 2, 256, 128, 0, 150, false, {149, 64}},
@@ -271,6 +276,137 @@ TEST_F(CudaDecode, the_most_likely_token_is_the_first_largest_one) {
   const Tensor on_cpu = integers(*cpu_, {-1, -1, -1});
   cpu_->decoding().choose_most_likely(logits, on_cpu);
   EXPECT_EQ(test::bytes_of(found), test::bytes_of(on_cpu));
+}
+
+/// A small model's step, everything that a GPU can do as one kernel in it.
+struct Step {
+  int64_t n_layers, hidden, mlp, n_heads, n_kv_heads, head_dim, window;
+  Format body, head;
+  int64_t group_size;
+  bool biased;
+};
+
+TEST_F(CudaDecode, operations_together_equal_the_cpus) {
+  constexpr Format kPlanes2{PackedKind::kSignPlanes, 2}, kPlanes3{PackedKind::kSignPlanes, 3};
+  constexpr Format kUniform2{PackedKind::kUniform, 2}, kUniform4{PackedKind::kUniform, 4};
+  constexpr Format kUniform8{PackedKind::kUniform, 8};
+  for (const Step& s : {Step{3, 512, 1408, 8, 2, 64, 0, kPlanes2, kUniform4, 128, false},
+                        Step{4, 2304, 2688, 18, 6, 128, 0, kUniform2, kUniform8, 64, true},
+                        Step{1, 96, 160, 3, 3, 32, 40, kPlanes3, kPlanes2, 32 * 2, true}}) {
+    std::list<PackedStorage> storages;
+    const auto linear = [&](const Format& format, int64_t rows, int64_t cols, bool with_bias) {
+      storages.emplace_back();
+      return packed(storages.back(), {format.kind, format.bits, rows, cols, s.group_size},
+                    with_bias);
+    };
+    constexpr int64_t kVocabulary = 3001, kCapacity = 700;
+    const int64_t q_rows = s.n_heads * s.head_dim, kv_rows = s.n_kv_heads * s.head_dim;
+    struct Layer {
+      Pair q, k, v, o, gate, up, down;
+      NormParams norms[2], gpu_norms[2];
+      Tensor keys, values, gpu_keys, gpu_values;
+    };
+    std::vector<Layer> layers(static_cast<size_t>(s.n_layers));
+    for (Layer& layer : layers) {
+      layer.q = linear(s.body, q_rows, s.hidden, s.biased);
+      layer.k = linear(s.body, kv_rows, s.hidden, s.biased);
+      layer.v = linear(s.body, kv_rows, s.hidden, s.biased);
+      layer.o = linear(s.body, s.hidden, q_rows, false);
+      layer.gate = linear(s.body, s.mlp, s.hidden, false);
+      layer.up = linear(s.body, s.mlp, s.hidden, false);
+      layer.down = linear(s.body, s.hidden, s.mlp, s.biased);
+      for (size_t i = 0; i < 2; ++i) {
+        layer.norms[i] = norm(s.hidden, s.biased ? NormKind::kLayer : NormKind::kRms, s.biased);
+        layer.gpu_norms[i] = to_gpu_norm(layer.norms[i]);
+      }
+      layer.keys = random(kCapacity, kv_rows, DType::kF16);
+      layer.values = random(kCapacity, kv_rows, DType::kF16);
+      layer.gpu_keys = to_gpu(layer.keys), layer.gpu_values = to_gpu(layer.values);
+    }
+    const Pair head = linear(s.head, kVocabulary, s.hidden, false);
+    const Tensor cos = random(kCapacity, s.head_dim / 2, DType::kF32);
+    const Tensor sin = random(kCapacity, s.head_dim / 2, DType::kF32);
+    const Tensor gpu_cos = to_gpu(cos), gpu_sin = to_gpu(sin);
+    const AttentionShape shape{.n_heads = s.n_heads,
+                               .n_kv_heads = s.n_kv_heads,
+                               .head_dim = s.head_dim,
+                               .scale = 0.002f,  // no score decides alone
+                               .window = s.window};
+    const auto run = [&](Device& device, bool on_gpu, const Tensor& x, const Tensor& positions,
+                         const Tensor& logits) {
+      DecodeOps& ops = device.decoding();
+      const DType products = on_gpu ? DType::kBF16 : DType::kF32;
+      const auto of = [&](const Pair& pair) { return on_gpu ? &pair.gpu : &pair.cpu; };
+      const Tensor projections = device.allocate(1, q_rows + 2 * kv_rows, DType::kF32);
+      const Tensor attended = device.allocate(1, q_rows, DType::kF32);
+      const Tensor mlp = device.allocate(1, s.mlp, DType::kF32);
+      ops.together([&] {
+        for (const Layer& layer : layers) {
+          const NormParams* norms = on_gpu ? layer.gpu_norms : layer.norms;
+          const std::array<const Linear*, 3> qkv{of(layer.q), of(layer.k), of(layer.v)};
+          ops.project(x, &norms[0], qkv, projections, products);
+          const DecodeAttention attention{.q_norm = nullptr,
+                                          .k_norm = nullptr,
+                                          .cos = on_gpu ? gpu_cos : cos,
+                                          .sin = on_gpu ? gpu_sin : sin};
+          ops.attend(projections, positions, shape, attention, on_gpu ? layer.gpu_keys : layer.keys,
+                     on_gpu ? layer.gpu_values : layer.values, attended);
+          ops.add_projection(attended, *of(layer.o), x, products);
+          ops.project_gated(x, norms[1], *of(layer.gate), *of(layer.up), Activation::kSilu, mlp,
+                            products);
+          ops.add_projection(mlp, *of(layer.down), x, products);
+        }
+        const std::array<const Linear*, 1> last{of(head)};
+        ops.project(x, nullptr, last, logits, products);
+      });
+    };
+    for (const int32_t position : {0, 7, 300, 699}) {
+      const Tensor x = random(1, s.hidden, DType::kF32);
+      const Tensor cpu_x = copy(x), logits = cpu_->allocate(1, kVocabulary, DType::kF32);
+      run(*cpu_, false, cpu_x, integers(*cpu_, {position}), logits);
+      std::string first;
+      for (int time = 0; time < 20; ++time) {
+        const Tensor gpu_x = to_gpu(x), gpu_logits = poisoned(*gpu_, 1, kVocabulary, DType::kF32);
+        run(*gpu_, true, gpu_x, integers(*gpu_, {position}), gpu_logits);
+        const std::string bytes = test::bytes_of(to_cpu(gpu_logits));
+        if (time == 0) {
+          first = bytes;
+          const std::string what = fmt::format("{} wide at {}", s.hidden, position);
+          // The cache's f16 may round differently where inputs differ in their last bits.
+          EXPECT_LE(difference_to_gpu(gpu_x, cpu_x), 20 * kQuantized) << what;
+          EXPECT_LE(difference_to_gpu(gpu_logits, logits), 20 * kQuantized) << what;
+        }
+        ASSERT_EQ(bytes, first) << time;
+      }
+    }
+  }
+}
+
+TEST_F(CudaDecode, what_is_partly_written_elsewhere_is_read_from_memory) {
+  // Of three projections the middle one is dense, and the sum overwrites what has been read.
+  PackedStorage first, second, third;
+  const Pair a = packed(first, {PackedKind::kSignPlanes, 2, 100, 300, 100 * 3}, false);
+  const Pair b = dense(56, 300);
+  const Pair c = packed(second, {PackedKind::kUniform, 4, 144, 300, 64}, false);
+  const Pair back = packed(third, {PackedKind::kUniform, 3, 300, 300, 128}, false);
+  const Tensor x = random(1, 300, DType::kF32), gpu_x = to_gpu(x);
+  const auto run = [&](Device& device, const Tensor& stream, const auto& of, DType products) {
+    const Tensor y = device.allocate(1, 300, DType::kF32);
+    DecodeOps& ops = device.decoding();
+    ops.together([&] {
+      for (int time = 0; time < 3; ++time) {
+        const std::array<const Linear*, 3> all{of(a), of(b), of(c)};
+        ops.project(stream, nullptr, all, y, products);
+        ops.add_projection(y, *of(back), stream, products);
+        ops.add_projection(y, *of(back), stream, products);
+      }
+    });
+  };
+  run(
+      *cpu_, x, [](const Pair& pair) { return &pair.cpu; }, DType::kF32);
+  run(
+      *gpu_, gpu_x, [](const Pair& pair) { return &pair.gpu; }, DType::kBF16);
+  EXPECT_LE(difference_to_gpu(gpu_x, x), 3e-3);  // bf16 inputs of the dense one
 }
 
 TEST_F(CudaDecode, replayed_work_reads_what_the_tensors_hold_then) {

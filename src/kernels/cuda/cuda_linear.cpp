@@ -104,11 +104,11 @@ void packed_linear_cuda(CudaContext& context, const Tensor& x, const PackedTenso
     const Tensor wide = in_dtype(context, x, DType::kF32);
     for (int64_t begin = 0; begin < x.rows(); begin += cuda::kMaxDecodeTokens) {
       const int64_t count = std::min<int64_t>(cuda::kMaxDecodeTokens, x.rows() - begin);
-      const std::shared_ptr<void> memory =
-          context.allocate_bytes(ProductInput::input_bytes(count, x.cols()));
-      const ProductInput input(context, wide.row_range(begin, count), nullptr, memory.get());
-      input.multiply(std::span(&one, 1), cuda::ProductOutput::kStore, cuda::Curve::kSilu,
-                     y.row_range(begin, count), 0);
+      const cuda::DecodeProduct product = decode_product(
+          wide.row_range(begin, count), nullptr, std::span(&one, 1), cuda::ProductOutput::kStore,
+          cuda::Curve::kSilu, y.row_range(begin, count), 0);
+      const std::shared_ptr<void> memory = context.allocate_bytes(product_input_bytes(product));
+      launch_product(context, product, memory.get());
     }
     return;
   }

@@ -22,7 +22,7 @@ class CudaRecording final : public Repeatable {
   void run() override {
     // Workspaces get their size and kernels are loaded in a run that is not recorded.
     if (!std::exchange(warm_, true)) {
-      work_();
+      run_work();
       return;
     }
     if (graph_ == nullptr) record();
@@ -30,12 +30,24 @@ class CudaRecording final : public Repeatable {
   }
 
  private:
+  void run_work() {
+    context_->set_recording(&constants_);
+    try {
+      work_();
+    } catch (...) {
+      context_->set_recording(nullptr);
+      throw;
+    }
+    context_->set_recording(nullptr);
+  }
+
   void record() {
+    constants_.is_captured = true;
     check_cuda(cudaStreamBeginCapture(context_->stream(), cudaStreamCaptureModeThreadLocal),
                "recording a graph");
     cudaGraph_t recorded = nullptr;
     try {
-      work_();
+      run_work();
     } catch (...) {
       cudaStreamEndCapture(context_->stream(), &recorded);
       if (recorded != nullptr) cudaGraphDestroy(recorded);
@@ -45,11 +57,16 @@ class CudaRecording final : public Repeatable {
     const cudaError_t status = cudaGraphInstantiate(&graph_, recorded, 0);
     cudaGraphDestroy(recorded);
     check_cuda(status, "preparing a graph");
+    for (const RecordedConstants::Piece& piece : constants_.pieces) {
+      context_->upload(piece.bytes.data(), piece.memory.get(),
+                       static_cast<int64_t>(piece.bytes.size()));
+    }
   }
 
   std::shared_ptr<CudaContext> context_;
   std::function<void()> work_;
   cudaGraphExec_t graph_ = nullptr;
+  RecordedConstants constants_;
   bool warm_ = false;
 };
 

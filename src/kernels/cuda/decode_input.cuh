@@ -6,14 +6,15 @@
 
 namespace d2q::cuda {
 
-/// The sum over a block of threads, in every thread; scratch: a float a warp, of its own. What the
-/// threads wrote to shared memory before is there for all of them.
-__device__ inline float sum_of_block(float value, float* scratch) {
+/// The sum over a block of kWarps warps, in every thread; scratch: a float a warp, of its own. What
+/// the threads wrote to shared memory before is there for all of them.
+template <int kWarps>
+__device__ float sum_of_block(float value, float* scratch) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   value = reduce_threads<32>(value, Sum());
   if (lane == 0) scratch[threadIdx.x / 32] = value;
   __syncthreads();
-  value = lane < static_cast<int>(blockDim.x) / 32 ? scratch[lane] : 0.0f;
+  value = lane < kWarps ? scratch[lane] : 0.0f;
   return reduce_threads<32>(value, Sum());
 }
 
@@ -50,20 +51,25 @@ class BitTranspose {
   int turn_[5];
 };
 
+/// A lane's values of a block.
+struct BlockValues {
+  float at[4];
+};
+
 /// A warp's 128 values as integers of 16 bits: lane l has columns l, 32 + l, 64 + l and 96 + l.
 struct RoundedBlock {
   unsigned bits[4];  // in the lower half of each
   float step;        // NaN when a value was not finite: so it reaches every product
   int halves[2];     // sums of columns 0 to 63 and 64 to 127
 
-  __device__ explicit RoundedBlock(const float (&values)[4]) {
+  __device__ explicit RoundedBlock(const BlockValues& values) {
     // 1.5 * 2^23: added to a float below 2^22 it leaves the rounded integer in the low bits.
     constexpr float kRound = 12582912.0f;
     constexpr unsigned kRoundBits = 0x4b400000u;
     // As integers, absolute values order like floats do, and NaN above them all.
     unsigned largest = 0;
 #pragma unroll
-    for (int e = 0; e < 4; ++e) largest = max(largest, __float_as_uint(values[e]) & 0x7fffffffu);
+    for (int e = 0; e < 4; ++e) largest = max(largest, __float_as_uint(values.at[e]) & 0x7fffffffu);
     largest = __reduce_max_sync(0xffffffffu, largest);
     // The smallest power of two that leaves every value below 127 * 256.
     const int exponent = max(static_cast<int>((largest + 0x20000u) >> 23) - 127, -90);
@@ -71,7 +77,7 @@ struct RoundedBlock {
     step = largest < 0x7f800000u ? __uint_as_float(static_cast<unsigned>(127 - 14 + exponent) << 23)
                                  : NAN;
 #pragma unroll
-    for (int e = 0; e < 4; ++e) bits[e] = __float_as_uint(fmaf(values[e], inverse, kRound));
+    for (int e = 0; e < 4; ++e) bits[e] = __float_as_uint(fmaf(values.at[e], inverse, kRound));
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       halves[i] = __reduce_add_sync(
@@ -89,7 +95,7 @@ struct RoundedBlock {
 };
 
 /// A warp quantizes a block for products of single bits.
-__device__ inline void store_bits(const float (&values)[4], const BitTranspose& transpose,
+__device__ inline void store_bits(const BlockValues& values, const BitTranspose& transpose,
                                   QuantizedBlock& target) {
   const RoundedBlock rounded(values);
   // Lane l has bit l % 16 of 32 columns now.
@@ -101,7 +107,7 @@ __device__ inline void store_bits(const float (&values)[4], const BitTranspose& 
 }
 
 /// A warp quantizes a block for products of bytes.
-__device__ inline void store_bytes(const float (&values)[4], QuantizedBlock& target) {
+__device__ inline void store_bytes(const BlockValues& values, QuantizedBlock& target) {
   const RoundedBlock rounded(values);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   auto* bytes = reinterpret_cast<unsigned char*>(target.words);
@@ -116,73 +122,81 @@ __device__ inline void store_bytes(const float (&values)[4], QuantizedBlock& tar
   rounded.store_scales(target.scales);
 }
 
-/// Quantizes norm(row) for one token: the blocks of 128 columns, kHeld a warp at most, are shared
-/// by the warps of a block of threads and stay in registers. put(block, values) stores a block,
-/// values[e] of a lane being column 32e + lane. before(): called when what never changes has been
-/// read. scratch: two floats a warp.
-template <int kHeld, typename Before, typename Put>
-__device__ void quantize_row(const float* row, const InputNorm& norm, int cols, float* scratch,
-                             const Before& before, const Put& put) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int n_warps = static_cast<int>(blockDim.x) / 32;
-  const int n_blocks = (cols + kInputBlock - 1) / kInputBlock;
-  float values[kHeld][4];
-  /// visit(i, block) for the warp's blocks.
-  const auto each_block = [&](const auto& visit) {
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) {
-      if (warp + i * n_warps < n_blocks) visit(i, warp + i * n_warps);
-    }
-  };
-  const auto load = [&](const float* from, int block, float(&to)[4]) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      // Past L1: the row may have been written while this kernel was already running.
-      const int column = block * kInputBlock + 32 * e + lane;
-      to[e] = column < cols ? __ldcg(from + column) : 0.0f;
-    }
-  };
-  if (norm.gain == nullptr) {
-    before();
-    each_block([&](int i, int block) { load(row, block, values[i]); });
-    each_block([&](int i, int block) { put(block, values[i]); });
-    return;
+/// What a lane has of a pair of blocks of columns, kWarps blocks apart, in quantize_row(): value k
+/// is pair_offset(k) columns after the first one.
+template <int kWarps>
+struct PairOffset {
+  __device__ constexpr int operator()(int k) const {
+    return k / 4 * kWarps * kInputBlock + k % 4 * 32;
   }
+};
 
-  float gains[kHeld][4], shifts[kHeld][4] = {};
-  each_block([&](int i, int block) { load(norm.gain, block, gains[i]); });
-  if (norm.shift != nullptr) {
-    each_block([&](int i, int block) { load(norm.shift, block, shifts[i]); });
-  }
-  before();
-  each_block([&](int i, int block) { load(row, block, values[i]); });
-  const auto width = static_cast<float>(cols);
-  float sum = 0.0f;
-  if (norm.subtract_mean) {
-    each_block(
-        [&](int i, int) { sum += values[i][0] + values[i][1] + values[i][2] + values[i][3]; });
-    const float mean = sum_of_block(sum, scratch) / width;
-    each_block([&](int i, int block) {
+/// Quantizes norm(row) for one token; the kWarps warps of a block of threads share the blocks of
+/// 128 columns and have two at a time. source.ask(first) asks for eight columns a lane, `first` and
+/// PairOffset after it; source.settle(first, values) waits for them. put(block, values) stores a
+/// block, value e of a lane being its column 32e + lane. scratch: two floats a warp.
+/// One loop in place of many: a decoding step's code has to stay in the instruction cache.
+template <int kWarps, typename Source, typename Put>
+__device__ void quantize_row(Source& source, const InputNorm& norm, int cols, float* scratch,
+                             const Put& put) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int n_blocks = (cols + kInputBlock - 1) / kInputBlock;
+  constexpr PairOffset<kWarps> kOffset;
+  float gains[8], shifts[8] = {};
+  const auto load_norm = [&](int first) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        if (block * kInputBlock + 32 * e + lane < cols) values[i][e] -= mean;
-      }
-    });
-    sum = 0.0f;
-  }
-  each_block([&](int i, int) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      sum += values[i][e] * values[i][e];
-      gains[i][e] *= values[i][e];
+    for (int k = 0; k < 8; ++k) {
+      const bool is_column = first + kOffset(k) < cols;
+      gains[k] = is_column ? norm.gain[first + kOffset(k)] : 0.0f;
+      if (norm.shift != nullptr && is_column) shifts[k] = norm.shift[first + kOffset(k)];
     }
-  });
-  const float factor = rsqrtf(sum_of_block(sum, scratch + n_warps) / width + norm.epsilon);
-  each_block([&](int i, int block) {
+  };
+  if (norm.gain != nullptr) load_norm(warp * kInputBlock + lane);
+  const auto width = static_cast<float>(cols);
+  float mean = 0.0f, factor = 1.0f;
+  float values[8];
+  // The mean, the variance, and what becomes of it.
+  const int first_pass = norm.gain == nullptr ? 2 : norm.subtract_mean ? 0 : 1;
+#pragma unroll 1
+  for (int pass = first_pass; pass <= 2; ++pass) {
+    const bool have_all = pass > first_pass && n_blocks <= 2 * kWarps;
+    float sum = 0.0f;
+    if (!have_all && warp < n_blocks) source.ask(warp * kInputBlock + lane);
+#pragma unroll 1
+    for (int block = warp; block < n_blocks; block += 2 * kWarps) {
+      const int first = block * kInputBlock + lane;
+      if (!have_all) {
+        source.settle(first, values);
+        if (block + 2 * kWarps < n_blocks) source.ask(first + 2 * kWarps * kInputBlock);
+      }
+      if (pass < 2) {
 #pragma unroll
-    for (int e = 0; e < 4; ++e) values[i][e] = fmaf(gains[i][e], factor, shifts[i][e]);
-    put(block, values[i]);
-  });
+        for (int k = 0; k < 8; ++k) {
+          const float value = pass == 0 ? values[k] : (values[k] - mean) * (values[k] - mean);
+          if (first + kOffset(k) < cols) sum += value;
+        }
+        continue;
+      }
+      if (norm.gain != nullptr) {
+        if (block != warp) load_norm(first);
+#pragma unroll
+        for (int k = 0; k < 8; ++k) {
+          values[k] = fmaf(gains[k] * (values[k] - mean), factor, shifts[k]);
+        }
+      }
+#pragma unroll 1
+      for (int i = 0; i < 2; ++i) {
+        if (block + i * kWarps >= n_blocks) break;
+        put(block + i * kWarps, BlockValues{{values[0], values[1], values[2], values[3]}});
+#pragma unroll
+        for (int e = 0; e < 4; ++e) values[e] = values[e + 4];
+      }
+    }
+    if (pass == 0) mean = sum_of_block<kWarps>(sum, scratch) / width;
+    if (pass == 1) {
+      factor = rsqrtf(sum_of_block<kWarps>(sum, scratch + kWarps) / width + norm.epsilon);
+    }
+  }
 }
 
 }  // namespace d2q::cuda

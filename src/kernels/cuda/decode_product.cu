@@ -1,4 +1,5 @@
 // Decoding products: which layouts there are, and the quantization of inputs for several tokens.
+#include "kernels/cuda/decode_input.cuh"
 #include "kernels/cuda/decode_product.cuh"
 
 namespace d2q::cuda {
@@ -20,17 +21,38 @@ namespace {
 
 constexpr int kQuantizeThreads = 1024;
 
+/// Values that other kernels have written.
+struct PlainRow {
+  const float* row;
+  int cols;
+  float asked[8];
+
+  __device__ void ask(int first) {
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      // Past L1: the row may have been written while this kernel was already running.
+      const int column = first + PairOffset<kQuantizeThreads / 32>()(k);
+      asked[k] = column < cols ? __ldcg(row + column) : 0.0f;
+    }
+  }
+  __device__ void settle(int, float (&values)[8]) const {
+#pragma unroll
+    for (int k = 0; k < 8; ++k) values[k] = asked[k];
+  }
+};
+
 /// A block of threads a token.
-template <int kHeld>
 __global__ __launch_bounds__(kQuantizeThreads) void quantize_input(
     const float* x, const __grid_constant__ InputNorm norm, int cols, QuantizedBlock* blocks) {
-  __shared__ float scratch[2 * kQuantizeThreads / 32];
+  constexpr int kWarps = kQuantizeThreads / 32;
+  __shared__ float scratch[2 * kWarps];
   const int token = static_cast<int>(blockIdx.x), n_tokens = static_cast<int>(gridDim.x);
   let_next_kernel_start();
-  quantize_row<kHeld>(x + static_cast<int64_t>(token) * cols, norm, cols, scratch,
-                      wait_for_kernels_before, [&](int block, const float(&values)[4]) {
-                        store_bytes(values, blocks[static_cast<int64_t>(block) * n_tokens + token]);
-                      });
+  wait_for_kernels_before();
+  PlainRow row = {x + static_cast<int64_t>(token) * cols, cols, {}};
+  quantize_row<kWarps>(row, norm, cols, scratch, [&](int block, const BlockValues& values) {
+    store_bytes(values, blocks[static_cast<int64_t>(block) * n_tokens + token]);
+  });
 }
 
 }  // namespace
@@ -43,12 +65,8 @@ cudaError_t launch_decode_product(const DecodeProduct& product, const Launch& la
 
 cudaError_t launch_quantize_input(const float* x, const InputNorm& norm, int n_tokens, int cols,
                                   QuantizedBlock* blocks, const Launch& launch) {
-  // Widths up to 32768, kMaxDecodeColumns of the caller.
-  const auto kernel = cols <= 4096    ? quantize_input<1>
-                      : cols <= 16384 ? quantize_input<4>
-                                      : quantize_input<8>;
-  return launch_overlapped(kernel, launch, dim3(static_cast<unsigned>(n_tokens)), kQuantizeThreads,
-                           0, x, norm, cols, blocks);
+  return launch_overlapped(quantize_input, launch, dim3(static_cast<unsigned>(n_tokens)),
+                           kQuantizeThreads, 0, x, norm, cols, blocks);
 }
 
 }  // namespace d2q::cuda

@@ -1,0 +1,281 @@
+// What attention of a decoding step does for one part of one sequence's keys: a block of threads
+// has a key head with some of its query heads; its warps take keys in turn, eight values of a key a
+// lane, and keep running maxima, sums and outputs in registers.
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include <cmath>
+
+#include "kernels/cuda/cuda_decode_kernels.h"
+#include "kernels/cuda/cuda_values.cuh"
+
+namespace d2q::cuda {
+
+constexpr int kLaneValues = 8;  // of a key
+constexpr int kKeysAhead = 4;   // loads of a lane in flight
+constexpr float kLog2 = 1.44269504f;
+
+/// Query heads that share a block of threads, up to `most`.
+inline int heads_together(int n_heads, int n_kv_heads, int most) {
+  const int group = n_heads / n_kv_heads;
+  for (int heads = most; heads > 1; --heads) {
+    if (group % heads == 0) return heads;
+  }
+  return 1;
+}
+
+inline int padded_head(int head_dim) { return head_dim <= 64 ? 64 : head_dim <= 128 ? 128 : 256; }
+
+/// The part of the keys and the heads of a block of threads.
+struct AttentionPart {
+  int position;  // of the new key, the last one
+  int first_head;
+  int kv_head;
+  bool first_of_kv_head;  // among the blocks of threads that share it
+  int n_parts;            // of the keys in all
+  int begin, end;         // without the new key
+  bool has_new;
+};
+/// Part `split` of at most p.n_splits; none of them is tiny, so there may be fewer, and n_parts <=
+/// split then. The position has to lie in the capacity.
+template <int kHeads>
+__device__ AttentionPart attention_part(const DecodeAttentionProblem& p, int position, int panel,
+                                        int split, int smallest_part) {
+  const int sets = p.n_heads / p.n_kv_heads / kHeads;  // of query heads, for a key head
+  const int first_seen = p.window > 0 && position + 1 > p.window ? position + 1 - p.window : 0;
+  const int n_keys = position + 1 - first_seen;
+  const int size = max((n_keys + p.n_splits - 1) / p.n_splits, smallest_part);
+  AttentionPart part;
+  part.position = position;
+  part.kv_head = panel / sets;
+  part.first_head = part.kv_head * sets * kHeads + panel % sets * kHeads;
+  part.first_of_kv_head = panel % sets == 0;
+  part.n_parts = (n_keys + size - 1) / size;
+  part.begin = first_seen + split * size;
+  part.end = min(part.begin + size, position);
+  part.has_new = split == part.n_parts - 1;
+  return part;
+}
+
+/// A block of threads' shared memory; afterwards what its warps have of each query head.
+template <int kDim, int kHeads, int kWarps>
+struct AttentionMemory {
+  float outputs[kWarps][kHeads][kDim];
+  float queries[kHeads][kDim];
+  float new_key[kDim], new_value[kDim];
+  float tops[kWarps][kHeads], sums[kWarps][kHeads];
+
+  /// All warps' together, for value c of query head h.
+  __device__ void join(int h, int c, float& top, float& sum, float& output) const {
+    top = -INFINITY, sum = 0.0f, output = 0.0f;
+    for (int w = 0; w < kWarps; ++w) top = fmaxf(top, tops[w][h]);
+#pragma unroll 2
+    for (int w = 0; w < kWarps; ++w) {
+      const float factor = exp2f(tops[w][h] - top);  // some warp has a key, so top is finite
+      sum += sums[w][h] * factor;
+      output += outputs[w][h][c] * factor;
+    }
+  }
+};
+
+struct Running {
+  float top = -INFINITY;
+  float sum = 0.0f;
+  float output[kLaneValues] = {};
+};
+
+/// The state after two disjoint sets of keys.
+__device__ inline void merge(Running& a, float top, float sum, const float (&output)[kLaneValues]) {
+  const float largest = fmaxf(a.top, top);
+  const float shift = largest == -INFINITY ? 0.0f : largest;
+  const float left = exp2f(a.top - shift), right = exp2f(top - shift);
+  a.top = largest;
+  a.sum = a.sum * left + sum * right;
+#pragma unroll
+  for (int i = 0; i < kLaneValues; ++i) a.output[i] = a.output[i] * left + output[i] * right;
+}
+
+__device__ inline void widen(const uint4& halves, float (&values)[kLaneValues]) {
+  const auto* pairs = reinterpret_cast<const __half2*>(&halves);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 pair = __half22float2(pairs[i]);
+    values[2 * i] = pair.x, values[2 * i + 1] = pair.y;
+  }
+}
+
+/// A warp normalises (when there is a gain) and rotates a head in shared memory.
+__device__ inline void rotate_head(const DecodeAttentionProblem& p, const float* gain, int position,
+                                   float factor, float* head) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float scale = 1.0f;
+  if (gain != nullptr) {
+    float squares = 0.0f;
+    for (int i = lane; i < p.head_dim; i += 32) squares += head[i] * head[i];
+    squares = reduce_threads<32>(squares, Sum());
+    scale = 1.0f / sqrtf(squares / static_cast<float>(p.head_dim) + p.norm_epsilon);
+  }
+  const auto at = [&](int i) { return gain != nullptr ? gain[i] * (head[i] * scale) : head[i]; };
+  for (int i = lane; i < p.half; i += 32) {
+    const float a = at(i), b = at(i + p.half);
+    const float cos = p.cos[static_cast<int64_t>(position) * p.half + i];
+    const float sin = p.sin[static_cast<int64_t>(position) * p.half + i];
+    head[i] = factor * (a * cos - b * sin);
+    head[i + p.half] = factor * (b * cos + a * sin);
+  }
+  for (int i = 2 * p.half + lane; i < p.head_dim; i += 32) head[i] = factor * at(i);
+}
+
+/// Appends the new key and value to the cache and attends. load_head(index, values): a warp
+/// puts head `index` of the sequence's q, k, v into shared memory. All threads call; they are
+/// synchronised at the end.
+template <int kDim, int kHeads, int kWarps, typename LoadHead>
+__device__ void attend_part(const DecodeAttentionProblem& p, const AttentionPart& part,
+                            int sequence, AttentionMemory<kDim, kHeads, kWarps>& memory,
+                            const LoadHead& load_head) {
+  constexpr int kKeyLanes = kDim / kLaneValues;
+  constexpr int kKeys = 32 / kKeyLanes;   // a warp's at a time
+  constexpr int kRound = kWarps * kKeys;  // of all warps
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const int dim = p.head_dim, position = part.position;
+  const int64_t width = static_cast<int64_t>(p.n_kv_heads) * dim;
+  const int64_t cache = static_cast<int64_t>(sequence) * p.capacity * width + part.kv_head * dim;
+  const int column = lane % kKeyLanes * kLaneValues, slot = lane / kKeyLanes;
+  const unsigned short* keys = p.keys + cache + column;
+  const unsigned short* values = p.values + cache + column;
+  uint4 key_words[kKeysAhead], value_words[kKeysAhead];
+  const auto fetch = [&](int first) {
+#pragma unroll
+    for (int i = 0; i < kKeysAhead; ++i) {
+      const int key = first + i * kRound + warp * kKeys + slot;
+      key_words[i] = value_words[i] = {0, 0, 0, 0};
+      if (key < part.end && column < dim) {
+        key_words[i] = __ldcg(reinterpret_cast<const uint4*>(keys + key * width));
+        value_words[i] = __ldcg(reinterpret_cast<const uint4*>(values + key * width));
+      }
+    }
+  };
+  fetch(part.begin);  // before the wait for the new token's heads
+
+  for (int head = warp; head < kHeads + 2; head += kWarps) {
+    if (head < kHeads) {
+      float* query = memory.queries[head];
+      load_head(part.first_head + head, query);
+      __syncwarp();
+      rotate_head(p, p.query_gain, position, p.scale * kLog2, query);
+      for (int i = dim + lane; i < kDim; i += 32) query[i] = 0.0f;
+    } else if (part.has_new) {
+      // As later tokens will see it: rounded to the cache's f16.
+      const bool is_key = head == kHeads;
+      float* target = is_key ? memory.new_key : memory.new_value;
+      load_head(p.n_heads + (is_key ? 0 : p.n_kv_heads) + part.kv_head, target);
+      __syncwarp();
+      if (is_key) rotate_head(p, p.key_gain, position, 1.0f, target);
+      __syncwarp();
+      unsigned short* row = (is_key ? p.keys : p.values) + cache + position * width;
+      for (int i = lane; i < kDim; i += 32) {
+        const __half rounded = __float2half_rn(i < dim ? target[i] : 0.0f);
+        if (i < dim && part.first_of_kv_head)
+          row[i] = *reinterpret_cast<const unsigned short*>(&rounded);
+        target[i] = __half2float(rounded);
+      }
+    }
+  }
+  __syncthreads();
+
+  float query[kHeads][kLaneValues];
+#pragma unroll
+  for (int h = 0; h < kHeads; ++h) {
+#pragma unroll
+    for (int i = 0; i < kLaneValues; ++i) query[h][i] = memory.queries[h][column + i];
+  }
+  const auto score = [&](int h, const float(&key)[kLaneValues]) {
+    float dot = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kLaneValues; ++i) dot += query[h][i] * key[i];
+#pragma unroll
+    for (int offset = kKeyLanes / 2; offset > 0; offset /= 2) {
+      dot += __shfl_xor_sync(0xffffffffu, dot, offset);
+    }
+    return dot;
+  };
+  Running state[kHeads];
+  if (part.has_new && warp == 0) {
+    float key[kLaneValues], value[kLaneValues];
+#pragma unroll
+    for (int i = 0; i < kLaneValues; ++i) {
+      key[i] = memory.new_key[column + i], value[i] = memory.new_value[column + i];
+    }
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+      const float dot = score(h, key);
+      if (slot == 0) merge(state[h], dot, 1.0f, value);
+    }
+  }
+
+  for (int first = part.begin; first < part.end; first += kKeysAhead * kRound) {
+    if (first != part.begin) fetch(first);
+    float scores[kHeads][kKeysAhead];
+#pragma unroll
+    for (int i = 0; i < kKeysAhead; ++i) {
+      float key[kLaneValues];
+      widen(key_words[i], key);
+      const bool there = first + i * kRound + warp * kKeys + slot < part.end;
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h) {
+        const float dot = score(h, key);
+        scores[h][i] = there ? dot : -INFINITY;
+      }
+    }
+    float shifts[kHeads];
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+      float largest = state[h].top;
+#pragma unroll
+      for (int i = 0; i < kKeysAhead; ++i) largest = fmaxf(largest, scores[h][i]);
+      shifts[h] = largest == -INFINITY ? 0.0f : largest;
+      const float factor = exp2f(state[h].top - shifts[h]);
+      state[h].top = largest;
+      state[h].sum *= factor;
+#pragma unroll
+      for (int c = 0; c < kLaneValues; ++c) state[h].output[c] *= factor;
+    }
+#pragma unroll
+    for (int i = 0; i < kKeysAhead; ++i) {
+      float value[kLaneValues];
+      widen(value_words[i], value);
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h) {
+        const float weight = exp2f(scores[h][i] - shifts[h]);
+        state[h].sum += weight;
+#pragma unroll
+        for (int c = 0; c < kLaneValues; ++c) state[h].output[c] += weight * value[c];
+      }
+    }
+  }
+
+#pragma unroll
+  for (int h = 0; h < kHeads; ++h) {
+#pragma unroll
+    for (int offset = kKeyLanes; offset < 32; offset *= 2) {
+      const float top = __shfl_xor_sync(0xffffffffu, state[h].top, offset);
+      const float sum = __shfl_xor_sync(0xffffffffu, state[h].sum, offset);
+      float output[kLaneValues];
+#pragma unroll
+      for (int i = 0; i < kLaneValues; ++i) {
+        output[i] = __shfl_xor_sync(0xffffffffu, state[h].output[i], offset);
+      }
+      merge(state[h], top, sum, output);
+    }
+    if (slot == 0) {
+#pragma unroll
+      for (int i = 0; i < kLaneValues; ++i)
+        memory.outputs[warp][h][column + i] = state[h].output[i];
+    }
+    if (lane == 0) memory.tops[warp][h] = state[h].top, memory.sums[warp][h] = state[h].sum;
+  }
+  __syncthreads();
+}
+
+}  // namespace d2q::cuda
