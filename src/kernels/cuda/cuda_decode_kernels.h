@@ -67,14 +67,15 @@ struct DecodeProduct {
   int64_t y_stride = 0;
 };
 
-/// How a product is divided. A unit is a row tile or, when the product is gated, one of the gate and
-/// the same one of the other matrix; the first `n_larger` blocks of threads have one more.
+/// How a product is divided. A unit is a row tile or, when the product is gated, one of the gate
+/// and the same one of the other matrix; the first `n_larger` blocks of threads have one more.
 struct DecodeCut {
   int n_blocks = 0;  // of threads
   int block_units = 0;
   int n_larger = 0;
   int chunk_cells = 1;
   int tile_chunks = 0;
+  float per_tile_chunk = 0.0f;  // 1 / tile_chunks: divisions of small integers without dividing
 };
 
 /// Warps of a block of threads that multiplies.

@@ -105,27 +105,45 @@ __device__ inline void widen(const uint4& halves, float (&values)[kLaneValues]) 
   }
 }
 
-/// A warp normalises (when there is a gain) and rotates a head in shared memory.
-__device__ inline void rotate_head(const DecodeAttentionProblem& p, const float* gain, int position,
-                                   float factor, float* head) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  float scale = 1.0f;
-  if (gain != nullptr) {
-    float squares = 0.0f;
-    for (int i = lane; i < p.head_dim; i += 32) squares += head[i] * head[i];
-    squares = reduce_threads<32>(squares, Sum());
-    scale = 1.0f / sqrtf(squares / static_cast<float>(p.head_dim) + p.norm_epsilon);
+/// A lane's part of the rotation at a position: pairs lane, lane + 32 and so on.
+template <int kDim>
+struct Rotation {
+  static constexpr int kPairs = kDim / 64;
+  float cos[kPairs], sin[kPairs];
+
+  __device__ Rotation(const DecodeAttentionProblem& p, int position) {
+    const int64_t row = static_cast<int64_t>(position) * p.half;
+#pragma unroll
+    for (int k = 0; k < kPairs; ++k) {
+      const int i = static_cast<int>(threadIdx.x) % 32 + 32 * k;
+      cos[k] = i < p.half ? p.cos[row + i] : 0.0f;
+      sin[k] = i < p.half ? p.sin[row + i] : 0.0f;
+    }
   }
-  const auto at = [&](int i) { return gain != nullptr ? gain[i] * (head[i] * scale) : head[i]; };
-  for (int i = lane; i < p.half; i += 32) {
-    const float a = at(i), b = at(i + p.half);
-    const float cos = p.cos[static_cast<int64_t>(position) * p.half + i];
-    const float sin = p.sin[static_cast<int64_t>(position) * p.half + i];
-    head[i] = factor * (a * cos - b * sin);
-    head[i + p.half] = factor * (b * cos + a * sin);
+
+  /// A warp normalises (when there is a gain) and rotates a head in shared memory.
+  __device__ void apply(const DecodeAttentionProblem& p, const float* gain, float factor,
+                        float* head) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    float scale = 1.0f;
+    if (gain != nullptr) {
+      float squares = 0.0f;
+      for (int i = lane; i < p.head_dim; i += 32) squares += head[i] * head[i];
+      squares = reduce_threads<32>(squares, Sum());
+      scale = 1.0f / sqrtf(squares / static_cast<float>(p.head_dim) + p.norm_epsilon);
+    }
+    const auto at = [&](int i) { return gain != nullptr ? gain[i] * (head[i] * scale) : head[i]; };
+#pragma unroll
+    for (int k = 0; k < kPairs; ++k) {
+      const int i = lane + 32 * k;
+      if (i >= p.half) break;
+      const float a = at(i), b = at(i + p.half);
+      head[i] = factor * (a * cos[k] - b * sin[k]);
+      head[i + p.half] = factor * (b * cos[k] + a * sin[k]);
+    }
+    for (int i = 2 * p.half + lane; i < p.head_dim; i += 32) head[i] = factor * at(i);
   }
-  for (int i = 2 * p.half + lane; i < p.head_dim; i += 32) head[i] = factor * at(i);
-}
+};
 
 /// Appends the new key and value to the cache and attends. load_head(index, values): a warp
 /// puts head `index` of the sequence's q, k, v into shared memory. All threads call; they are
@@ -156,14 +174,16 @@ __device__ void attend_part(const DecodeAttentionProblem& p, const AttentionPart
       }
     }
   };
-  fetch(part.begin);  // before the wait for the new token's heads
+  // Before the wait for the new token's heads.
+  fetch(part.begin);
+  const Rotation<kDim> rotation(p, position);
 
   for (int head = warp; head < kHeads + 2; head += kWarps) {
     if (head < kHeads) {
       float* query = memory.queries[head];
       load_head(part.first_head + head, query);
       __syncwarp();
-      rotate_head(p, p.query_gain, position, p.scale * kLog2, query);
+      rotation.apply(p, p.query_gain, p.scale * kLog2, query);
       for (int i = dim + lane; i < kDim; i += 32) query[i] = 0.0f;
     } else if (part.has_new) {
       // As later tokens will see it: rounded to the cache's f16.
@@ -171,7 +191,7 @@ __device__ void attend_part(const DecodeAttentionProblem& p, const AttentionPart
       float* target = is_key ? memory.new_key : memory.new_value;
       load_head(p.n_heads + (is_key ? 0 : p.n_kv_heads) + part.kv_head, target);
       __syncwarp();
-      if (is_key) rotate_head(p, p.key_gain, position, 1.0f, target);
+      if (is_key) rotation.apply(p, p.key_gain, 1.0f, target);
       __syncwarp();
       unsigned short* row = (is_key ? p.keys : p.values) + cache + position * width;
       for (int i = lane; i < kDim; i += 32) {

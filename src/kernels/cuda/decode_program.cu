@@ -17,7 +17,7 @@ namespace {
 constexpr int kProgramThreads = 32 * kDecodeWarps;
 constexpr int kStages = 4;
 constexpr int kMostHeads = 2;  // of queries in a block of threads
-constexpr int kSmallestPart = 128;
+constexpr int kSmallestPart = 256;
 constexpr int kPartsTogether = 2;  // of which results are read at a time
 /// Operations in shared memory: the one at hand, two whose weights may be asked for, and the next
 /// one while it is copied.
@@ -107,6 +107,10 @@ __device__ void multiply(const ProgramOperation& operation, unsigned* words,
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const DecodeProduct& p = operation.product;
   const TileRun run = tile_run(p, operation.cut);
+  const MarkedValues before = marked(words, operation.before, p.y);
+  const int own_column = p.output == ProductOutput::kAdd ? column_of_thread(p, run) : -1;
+  float own_before = 0.0f;
+  if (own_column >= 0) own_before = before.read(own_column);  // it has long been there
   if (run.n_tiles == 0) {
     keep_step(words, operation.input);
   } else {
@@ -153,11 +157,12 @@ __device__ void multiply(const ProgramOperation& operation, unsigned* words,
     multiply_run(run, operation.cut, p.n_blocks, warp, ring, add, request, finish);
   });
   __syncthreads();
-  const MarkedValues before = marked(words, operation.before, p.y);
   const MarkedValues output = marked(words, operation.output, nullptr);
   write_rows(p, run, operation.cut, in_shared<float>(shared.parts()),
              [&](int, int column, float value) {
-               if (p.output == ProductOutput::kAdd) value += before.read(column);
+               if (p.output == ProductOutput::kAdd) {
+                 value += column == own_column ? own_before : before.read(column);
+               }
                if (output.mark >= 0) output.write(column, value);
                if (operation.stores) p.y[column] = value;
              });

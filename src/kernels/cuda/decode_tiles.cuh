@@ -60,11 +60,18 @@ inline DecodeCut cut_product(const DecodeProduct& p, int n_blocks) {
   if (n_blocks > n_units) n_blocks = n_units;
   if (n_blocks == 0) return {};
   const int n_cells = chunk_cells(p.cell_bytes);
+  const int tile_chunks = (p.n_blocks + n_cells - 1) / n_cells;
   return {.n_blocks = n_blocks,
           .block_units = n_units / n_blocks,
           .n_larger = n_units % n_blocks,
           .chunk_cells = n_cells,
-          .tile_chunks = (p.n_blocks + n_cells - 1) / n_cells};
+          .tile_chunks = tile_chunks,
+          .per_tile_chunk = 1.0f / static_cast<float>(tile_chunks)};
+}
+
+/// a / b for 0 <= a < 2^20 and per_b = 1 / b.
+__device__ inline int divide(int a, float per_b) {
+  return static_cast<int>((static_cast<float>(a) + 0.5f) * per_b);
 }
 
 /// Row tiles that a block of threads has at most.
@@ -117,8 +124,8 @@ class ChunkRequests {
     const int first = min(warp * run.warp_chunks, run.n_chunks);
     n_left_ = min(run.warp_chunks, run.n_chunks - first);
     if (n_left_ <= 0) return;
-    tile_ = first / cut.tile_chunks;
-    cell_ = first % cut.tile_chunks * cut.chunk_cells;
+    tile_ = divide(first, cut.per_tile_chunk);
+    cell_ = (first - tile_ * cut.tile_chunks) * cut.chunk_cells;
     find_tile(p, run);
   }
   __device__ bool is_done() const { return n_left_ <= 0; }
@@ -155,7 +162,8 @@ __device__ void multiply_run(const TileRun& run, const DecodeCut& cut, int n_blo
   const int first = min(warp * run.warp_chunks, run.n_chunks);
   const int n = min(run.warp_chunks, run.n_chunks - first);
   if (n <= 0) return;
-  int tile = first / cut.tile_chunks, cell = first % cut.tile_chunks * cut.chunk_cells;
+  int tile = divide(first, cut.per_tile_chunk);
+  int cell = (first - tile * cut.tile_chunks) * cut.chunk_cells;
   for (int i = 0; i < n; ++i) {
     const unsigned char* cells = ring.receive();
     add(cells, cell, min(cut.chunk_cells, n_blocks - cell));
@@ -169,19 +177,31 @@ __device__ void multiply_run(const TileRun& run, const DecodeCut& cut, int n_blo
   }
 }
 
+/// The column of y of thread `threadIdx.x`'s row of a run, of one token; -1 when it has none.
+__device__ inline int column_of_thread(const DecodeProduct& p, const TileRun& run) {
+  const int i = static_cast<int>(threadIdx.x);
+  if (i >= run.n_units * kTileRows) return -1;
+  const TilePlace place = tile_place(p, run, p.output == ProductOutput::kGated ? i / 8 : i / 16);
+  const int of_part = kTileRows * place.tile + i % kTileRows;
+  return of_part < p.parts[place.part].rows ? p.parts[place.part].first_column + of_part : -1;
+}
+
 /// write(token, column of y, value) for the rows of a run. parts: [warps + tiles][tokens][16], warp
 /// w's sums of tile i are at w + i.
 template <typename Write>
 __device__ void write_rows(const DecodeProduct& p, const TileRun& run, const DecodeCut& cut,
                            const float* parts, const Write& write) {
   const int n = run.n_units * p.n_tokens * kTileRows;
-  for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) {
-    const int row = i % kTileRows, token = i / kTileRows % p.n_tokens;
-    const int unit = i / kTileRows / p.n_tokens;
+  const float per_warp_chunk = 1.0f / static_cast<float>(run.warp_chunks);
+  for (int i = static_cast<int>(threadIdx.x); i < n; i += 32 * kDecodeWarps) {
+    const int row = i % kTileRows, of_tile = i / kTileRows;
+    const int unit = p.n_tokens == 1 ? of_tile : of_tile / p.n_tokens;
+    const int token = of_tile - unit * p.n_tokens;
     const auto total = [&](int tile, const ProductPart& part, int of_part) {
-      const int last = ((tile + 1) * cut.tile_chunks - 1) / run.warp_chunks;
+      const int first = divide(tile * cut.tile_chunks, per_warp_chunk);
+      const int last = divide((tile + 1) * cut.tile_chunks - 1, per_warp_chunk);
       float sum = part.bias != nullptr && of_part < part.rows ? part.bias[of_part] : 0.0f;
-      for (int warp = tile * cut.tile_chunks / run.warp_chunks; warp <= last; ++warp) {
+      for (int warp = first; warp <= last; ++warp) {
         sum += parts[((warp + tile) * p.n_tokens + token) * kTileRows + row];
       }
       return sum;

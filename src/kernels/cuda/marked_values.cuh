@@ -41,24 +41,40 @@ template <int kCount, typename Offset>
 struct MarkedReads {
   unsigned words[kCount];
 
+  /// Loads past L1; the compiler may not move them over what settle() does.
   __device__ void ask(const MarkedValues& from, int first, int end, const Offset& offset) {
+    const unsigned* place = from.words + first;
+    if (first + offset(kCount - 1) < end) {
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) words[k] = __ldcg(place + offset(k));
+      return;
+    }
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {
-      if (first + offset(k) < end) words[k] = from.ask(first + offset(k));
+      if (first + offset(k) < end) words[k] = __ldcg(place + offset(k));
     }
   }
   /// Waits for those that were not there yet, one at a time: asking for all of them again and again
   /// would take the L2 cache's bandwidth from the weights.
   __device__ void settle(const MarkedValues& from, int first, int end, const Offset& offset,
                          float (&values)[kCount]) {
-    while (true) {
-      int missing = -1;
+    const unsigned mark = static_cast<unsigned>(from.mark);
+    while (from.mark >= 0) {
+      unsigned wrong = 0;
 #pragma unroll
-      for (int k = kCount - 1; k >= 0; --k) {
-        if (first + offset(k) < end && !from.is_there(words[k])) missing = first + offset(k);
+      for (int k = 0; k < kCount; ++k) {
+        if (first + offset(k) < end) wrong |= words[k] ^ mark;
       }
-      if (__all_sync(0xffffffffu, missing < 0)) break;
-      if (missing >= 0) from.read(missing);
+      const bool there = (wrong & 1u) == 0;
+      if (__all_sync(0xffffffffu, there)) break;
+      if (!there) {
+        int missing = 0;
+#pragma unroll
+        for (int k = kCount - 1; k >= 0; --k) {
+          if (first + offset(k) < end && !from.is_there(words[k])) missing = offset(k);
+        }
+        from.read(first + missing);
+      }
       __syncwarp();
       ask(from, first, end, offset);
     }
