@@ -126,6 +126,11 @@ struct DecodeAttentionProblem {
   int window = 0;
   int n_splits = 1;
   float scale = 0.0f;
+  // Set at the launch: sets of query heads for a key head, one for each block of threads, and
+  // inverses.
+  int n_sets = 1;
+  float per_set = 1.0f;
+  float per_split = 1.0f;
 };
 
 constexpr int kMaxDecodeHeadDim = 256;

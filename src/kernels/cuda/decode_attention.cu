@@ -10,6 +10,7 @@ namespace {
 constexpr int kAttentionWarps = kThreads / 32;
 constexpr int kMostHeads = 4;
 constexpr int kSmallestPart = 64;
+constexpr int kKeysAhead = 4;
 
 template <int kDim, int kHeads>
 __global__ __launch_bounds__(kThreads) void decode_attention(
@@ -37,7 +38,7 @@ __global__ __launch_bounds__(kThreads) void decode_attention(
   if (split >= n_parts) return;  // the graph's blocks are fixed, so some may have nothing to do
   const float* projections =
       p.projections + static_cast<int64_t>(sequence) * (p.n_heads + 2 * p.n_kv_heads) * dim;
-  attend_part(p, part, sequence, memory, [&](int head, float* values) {
+  attend_part<kKeysAhead>(p, part, sequence, memory, [&](int head, float* values) {
     for (int i = lane; i < dim; i += 32) values[i] = __ldcg(projections + head * dim + i);
   });
 
@@ -83,8 +84,9 @@ __global__ __launch_bounds__(kThreads) void decode_attention(
 }
 
 template <int kDim>
-cudaError_t launch_heads(const DecodeAttentionProblem& p, const Launch& launch) {
+cudaError_t launch_heads(DecodeAttentionProblem p, const Launch& launch) {
   const int heads = heads_together(p.n_heads, p.n_kv_heads, kMostHeads);
+  set_heads(p, heads);
   const dim3 blocks(static_cast<unsigned>(p.n_heads / heads), static_cast<unsigned>(p.n_splits),
                     static_cast<unsigned>(p.n_sequences));
   switch (heads) {

@@ -13,7 +13,6 @@
 namespace d2q::cuda {
 
 constexpr int kLaneValues = 8;  // of a key
-constexpr int kKeysAhead = 4;   // loads of a lane in flight
 constexpr float kLog2 = 1.44269504f;
 
 /// Query heads that share a block of threads, up to `most`.
@@ -23,6 +22,13 @@ inline int heads_together(int n_heads, int n_kv_heads, int most) {
     if (group % heads == 0) return heads;
   }
   return 1;
+}
+
+/// Completes the problem for blocks of threads with `heads` query heads.
+inline void set_heads(DecodeAttentionProblem& p, int heads) {
+  p.n_sets = p.n_heads / p.n_kv_heads / heads;
+  p.per_set = 1.0f / static_cast<float>(p.n_sets);
+  p.per_split = 1.0f / static_cast<float>(p.n_splits);
 }
 
 inline int padded_head(int head_dim) { return head_dim <= 64 ? 64 : head_dim <= 128 ? 128 : 256; }
@@ -42,16 +48,15 @@ struct AttentionPart {
 template <int kHeads>
 __device__ AttentionPart attention_part(const DecodeAttentionProblem& p, int position, int panel,
                                         int split, int smallest_part) {
-  const int sets = p.n_heads / p.n_kv_heads / kHeads;  // of query heads, for a key head
   const int first_seen = p.window > 0 && position + 1 > p.window ? position + 1 - p.window : 0;
   const int n_keys = position + 1 - first_seen;
-  const int size = max((n_keys + p.n_splits - 1) / p.n_splits, smallest_part);
+  const int size = max(divide(n_keys + p.n_splits - 1, p.per_split), smallest_part);
   AttentionPart part;
   part.position = position;
-  part.kv_head = panel / sets;
-  part.first_head = part.kv_head * sets * kHeads + panel % sets * kHeads;
-  part.first_of_kv_head = panel % sets == 0;
-  part.n_parts = (n_keys + size - 1) / size;
+  part.kv_head = divide(panel, p.per_set);
+  part.first_head = panel * kHeads;
+  part.first_of_kv_head = panel == part.kv_head * p.n_sets;
+  part.n_parts = divide(n_keys + size - 1, 1.0f / static_cast<float>(size));
   part.begin = first_seen + split * size;
   part.end = min(part.begin + size, position);
   part.has_new = split == part.n_parts - 1;
@@ -147,8 +152,8 @@ struct Rotation {
 
 /// Appends the new key and value to the cache and attends. load_head(index, values): a warp
 /// puts head `index` of the sequence's q, k, v into shared memory. All threads call; they are
-/// synchronised at the end.
-template <int kDim, int kHeads, int kWarps, typename LoadHead>
+/// synchronised at the end. kAhead: keys of a lane at a time, while as many are on their way.
+template <int kAhead, int kDim, int kHeads, int kWarps, typename LoadHead>
 __device__ void attend_part(const DecodeAttentionProblem& p, const AttentionPart& part,
                             int sequence, AttentionMemory<kDim, kHeads, kWarps>& memory,
                             const LoadHead& load_head) {
@@ -162,20 +167,24 @@ __device__ void attend_part(const DecodeAttentionProblem& p, const AttentionPart
   const int column = lane % kKeyLanes * kLaneValues, slot = lane / kKeyLanes;
   const unsigned short* keys = p.keys + cache + column;
   const unsigned short* values = p.values + cache + column;
-  uint4 key_words[kKeysAhead], value_words[kKeysAhead];
+  struct Keys {
+    uint4 keys[kAhead], values[kAhead];
+  };
   const auto fetch = [&](int first) {
+    Keys words;
 #pragma unroll
-    for (int i = 0; i < kKeysAhead; ++i) {
+    for (int i = 0; i < kAhead; ++i) {
       const int key = first + i * kRound + warp * kKeys + slot;
-      key_words[i] = value_words[i] = {0, 0, 0, 0};
+      words.keys[i] = words.values[i] = {0, 0, 0, 0};
       if (key < part.end && column < dim) {
-        key_words[i] = __ldcg(reinterpret_cast<const uint4*>(keys + key * width));
-        value_words[i] = __ldcg(reinterpret_cast<const uint4*>(values + key * width));
+        words.keys[i] = __ldcg(reinterpret_cast<const uint4*>(keys + key * width));
+        words.values[i] = __ldcg(reinterpret_cast<const uint4*>(values + key * width));
       }
     }
+    return words;
   };
   // Before the wait for the new token's heads.
-  fetch(part.begin);
+  Keys next = fetch(part.begin);
   const Rotation<kDim> rotation(p, position);
 
   for (int head = warp; head < kHeads + 2; head += kWarps) {
@@ -234,13 +243,15 @@ __device__ void attend_part(const DecodeAttentionProblem& p, const AttentionPart
     }
   }
 
-  for (int first = part.begin; first < part.end; first += kKeysAhead * kRound) {
-    if (first != part.begin) fetch(first);
-    float scores[kHeads][kKeysAhead];
+#pragma unroll 1
+  for (int first = part.begin; first < part.end; first += kAhead * kRound) {
+    const Keys words = next;
+    next = fetch(first + kAhead * kRound);
+    float scores[kHeads][kAhead];
 #pragma unroll
-    for (int i = 0; i < kKeysAhead; ++i) {
+    for (int i = 0; i < kAhead; ++i) {
       float key[kLaneValues];
-      widen(key_words[i], key);
+      widen(words.keys[i], key);
       const bool there = first + i * kRound + warp * kKeys + slot < part.end;
 #pragma unroll
       for (int h = 0; h < kHeads; ++h) {
@@ -253,7 +264,7 @@ __device__ void attend_part(const DecodeAttentionProblem& p, const AttentionPart
     for (int h = 0; h < kHeads; ++h) {
       float largest = state[h].top;
 #pragma unroll
-      for (int i = 0; i < kKeysAhead; ++i) largest = fmaxf(largest, scores[h][i]);
+      for (int i = 0; i < kAhead; ++i) largest = fmaxf(largest, scores[h][i]);
       shifts[h] = largest == -INFINITY ? 0.0f : largest;
       const float factor = exp2f(state[h].top - shifts[h]);
       state[h].top = largest;
@@ -262,9 +273,9 @@ __device__ void attend_part(const DecodeAttentionProblem& p, const AttentionPart
       for (int c = 0; c < kLaneValues; ++c) state[h].output[c] *= factor;
     }
 #pragma unroll
-    for (int i = 0; i < kKeysAhead; ++i) {
+    for (int i = 0; i < kAhead; ++i) {
       float value[kLaneValues];
-      widen(value_words[i], value);
+      widen(words.values[i], value);
 #pragma unroll
       for (int h = 0; h < kHeads; ++h) {
         const float weight = exp2f(scores[h][i] - shifts[h]);

@@ -17,8 +17,9 @@ namespace {
 constexpr int kProgramThreads = 32 * kDecodeWarps;
 constexpr int kStages = 4;
 constexpr int kMostHeads = 2;  // of queries in a block of threads
-constexpr int kSmallestPart = 256;
-constexpr int kPartsTogether = 2;  // of which results are read at a time
+constexpr int kSmallestPart = 64;
+constexpr int kKeysAhead = 2;
+constexpr int kPartsTogether = 3;  // of which results are read at a time
 /// Operations in shared memory: the one at hand, two whose weights may be asked for, and the next
 /// one while it is copied.
 constexpr int kHeldOperations = 4;
@@ -174,9 +175,8 @@ using ProgramAttention = AttentionMemory<kDim, kHeads, kDecodeWarps>;
 /// A block of threads has one part of the keys of one set of heads, or, where there are more sets
 /// than blocks of threads, several sets. Not inlined: it would take the products' registers.
 template <int kDim, int kHeads>
-__device__ __noinline__ void attend(const ProgramOperation* at, unsigned* words,
-                                    int memory_offset) {
-  const ProgramOperation& operation = *at;
+__device__ __noinline__ void attend(int operation_offset, unsigned* words, int memory_offset) {
+  const ProgramOperation& operation = *in_shared<ProgramOperation>(operation_offset);
   const DecodeAttentionProblem& p = operation.attention;
   auto& memory = *in_shared<ProgramAttention<kDim, kHeads>>(memory_offset);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
@@ -192,7 +192,7 @@ __device__ __noinline__ void attend(const ProgramOperation* at, unsigned* words,
   if (static_cast<int>(blockIdx.x) >= n_panels * p.n_splits) keep_step(words, operation.input);
   for (int unit = static_cast<int>(blockIdx.x); unit < n_panels * p.n_splits;
        unit += static_cast<int>(gridDim.x)) {
-    const int panel = unit / p.n_splits, split = unit % p.n_splits;
+    const int panel = divide(unit, p.per_split), split = unit - panel * p.n_splits;
     const AttentionPart part =
         attention_part<kHeads>(p, in_cache ? position : 0, panel, split, kSmallestPart);
     if (split >= part.n_parts) {
@@ -208,7 +208,7 @@ __device__ __noinline__ void attend(const ProgramOperation* at, unsigned* words,
       keep_step(words, operation.input);
       continue;
     }
-    attend_part(p, part, 0, memory, [&](int head, float* values) {
+    attend_part<kKeysAhead>(p, part, 0, memory, [&](int head, float* values) {
       constexpr int kLaneCount = kDim / 32;
       float mine[kLaneCount];
       const int first = head * dim;
@@ -294,7 +294,7 @@ __global__ __launch_bounds__(kProgramThreads,
     const DecodeAttentionProblem& p = operation.attention;
     __syncthreads();
     hold_next();
-    const auto* at = in_shared<ProgramOperation>(shared.held()) + i % kHeldOperations;
+    const int at = shared.held() + i % kHeldOperations * static_cast<int>(sizeof(ProgramOperation));
     const bool single = (p.n_heads / p.n_kv_heads) % kMostHeads != 0;
     if (p.head_dim <= 64) {
       single ? attend<64, 1>(at, program.words, shared.input())
@@ -319,6 +319,7 @@ int64_t prepare_attention(DecodeAttentionProblem& p, int n_processors) {
   const int most = n_processors / n_panels,
             useful = (p.capacity + kSmallestPart - 1) / kSmallestPart;
   p.n_splits = most < 1 ? 1 : most < useful ? most : useful;
+  set_heads(p, heads);
   return p.n_splits == 1 ? 0 : int64_t{3} * p.n_heads * p.n_splits * padded_head(p.head_dim);
 }
 

@@ -69,11 +69,6 @@ inline DecodeCut cut_product(const DecodeProduct& p, int n_blocks) {
           .per_tile_chunk = 1.0f / static_cast<float>(tile_chunks)};
 }
 
-/// a / b for 0 <= a < 2^20 and per_b = 1 / b.
-__device__ inline int divide(int a, float per_b) {
-  return static_cast<int>((static_cast<float>(a) + 0.5f) * per_b);
-}
-
 /// Row tiles that a block of threads has at most.
 inline int most_tiles(const DecodeProduct& p, const DecodeCut& cut) {
   const int n_units = cut.block_units + (cut.n_larger > 0 ? 1 : 0);
