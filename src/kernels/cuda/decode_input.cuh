@@ -96,14 +96,16 @@ struct RoundedBlock {
 
 /// A warp quantizes a block for products of single bits.
 __device__ inline void store_bits(const BlockValues& values, const BitTranspose& transpose,
-                                  QuantizedBlock& target) {
+                                  QuantizedBlock* target, bool there) {
   const RoundedBlock rounded(values);
   // Lane l has bit l % 16 of 32 columns now.
   const int lane = static_cast<int>(threadIdx.x) % 32, bit = lane % 16;
-  unsigned* place = target.words + lane / 16 * 16 + (bit / 4 * 2 + bit % 2) * 2 + bit / 2 % 2;
-  place[0] = transpose(__byte_perm(rounded.bits[0], rounded.bits[1], 0x5410));
-  place[32] = transpose(__byte_perm(rounded.bits[2], rounded.bits[3], 0x5410));
-  rounded.store_scales(target.scales);
+  unsigned* place = target->words + lane / 16 * 16 + (bit / 4 * 2 + bit % 2) * 2 + bit / 2 % 2;
+  const unsigned first = transpose(__byte_perm(rounded.bits[0], rounded.bits[1], 0x5410));
+  const unsigned second = transpose(__byte_perm(rounded.bits[2], rounded.bits[3], 0x5410));
+  if (!there) return;
+  place[0] = first, place[32] = second;
+  rounded.store_scales(target->scales);
 }
 
 /// A warp quantizes a block for products of bytes.
@@ -133,9 +135,10 @@ struct PairOffset {
 
 /// Quantizes norm(row) for one token; the kWarps warps of a block of threads share the blocks of
 /// 128 columns and have two at a time. source.ask(first) asks for eight columns a lane, `first` and
-/// PairOffset after it; source.settle(first, values) waits for them. put(block, values) stores a
-/// block, value e of a lane being its column 32e + lane. scratch: two floats a warp.
-/// One loop in place of many: a decoding step's code has to stay in the instruction cache.
+/// PairOffset after it; source.settle(first, values) waits for them. put(block, values, there)
+/// stores a block, if it is there, value e of a lane being its column 32e + lane. scratch: two
+/// floats a warp. One loop in place of many: a decoding step's code has to stay in the instruction
+/// cache.
 template <int kWarps, typename Source, typename Put>
 __device__ void quantize_row(Source& source, const InputNorm& norm, int cols, float* scratch,
                              const Put& put) {
@@ -184,13 +187,11 @@ __device__ void quantize_row(Source& source, const InputNorm& norm, int cols, fl
           values[k] = fmaf(gains[k] * (values[k] - mean), factor, shifts[k]);
         }
       }
-#pragma unroll 1
-      for (int i = 0; i < 2; ++i) {
-        if (block + i * kWarps >= n_blocks) break;
-        put(block + i * kWarps, BlockValues{{values[0], values[1], values[2], values[3]}});
-#pragma unroll
-        for (int e = 0; e < 4; ++e) values[e] = values[e + 4];
-      }
+      // Both, so that the steps of one fill the other's waits; what is beyond the row is not
+      // stored.
+      put(block, BlockValues{{values[0], values[1], values[2], values[3]}}, true);
+      put(block + kWarps, BlockValues{{values[4], values[5], values[6], values[7]}},
+          block + kWarps < n_blocks);
     }
     if (pass == 0) mean = sum_of_block<kWarps>(sum, scratch) / width;
     if (pass == 1) {

@@ -50,9 +50,10 @@ __global__ __launch_bounds__(kQuantizeThreads) void quantize_input(
   let_next_kernel_start();
   wait_for_kernels_before();
   PlainRow row = {x + static_cast<int64_t>(token) * cols, cols, {}};
-  quantize_row<kWarps>(row, norm, cols, scratch, [&](int block, const BlockValues& values) {
-    store_bytes(values, blocks[static_cast<int64_t>(block) * n_tokens + token]);
-  });
+  quantize_row<kWarps>(
+      row, norm, cols, scratch, [&](int block, const BlockValues& values, bool there) {
+        if (there) store_bytes(values, blocks[static_cast<int64_t>(block) * n_tokens + token]);
+      });
 }
 
 }  // namespace

@@ -82,13 +82,18 @@ class ProgramRequests {
   ChunkRequests chunks_;
 };
 
-/// The input of an operation.
+/// The input of an operation. While answers are on their way, the warp asks for weights.
+template <typename Request>
 struct MarkedRow {
   MarkedValues from;
   int cols;
+  const Request& request;
   MarkedReads<8, PairOffset<kDecodeWarps>> reads;
 
-  __device__ void ask(int first) { reads.ask(from, first, cols, {}); }
+  __device__ void ask(int first) {
+    reads.ask(from, first, cols, {});
+    request();
+  }
   __device__ void settle(int first, float (&values)[8]) {
     reads.settle(from, first, cols, {}, values);
   }
@@ -110,21 +115,22 @@ __device__ void multiply(const ProgramOperation& operation, unsigned* words,
   const TileRun run = tile_run(p, operation.cut);
   const MarkedValues before = marked(words, operation.before, p.y);
   const int own_column = p.output == ProductOutput::kAdd ? column_of_thread(p, run) : -1;
-  float own_before = 0.0f;
-  if (own_column >= 0) own_before = before.read(own_column);  // it has long been there
+  unsigned own_before = 0;
+  if (own_column >= 0) own_before = before.ask(own_column);  // needed late
   if (run.n_tiles == 0) {
     keep_step(words, operation.input);
   } else {
-    MarkedRow row = {marked(words, operation.input, p.x), p.cols, {}};
+    MarkedRow<Request> row = {marked(words, operation.input, p.x), p.cols, request, {}};
     const BitTranspose transpose(lane);
-    quantize_row<kDecodeWarps>(row, p.norm, p.cols, in_shared<float>(shared.scratch()),
-                               [&](int block, const BlockValues& values) {
-                                 store_bits(values, transpose,
-                                            in_shared<QuantizedBlock>(shared.input())[block]);
-                               });
+    quantize_row<kDecodeWarps>(
+        row, p.norm, p.cols, in_shared<float>(shared.scratch()),
+        [&](int block, const BlockValues& values, bool there) {
+          store_bits(values, transpose, in_shared<QuantizedBlock>(shared.input()) + block, there);
+        });
   }
   __syncthreads();
   hold_next();
+  request();  // of warps that had no block to ask for, too
 
   with_cells(p, [&](auto format, auto groups) {
     using F = decltype(format);
@@ -162,7 +168,8 @@ __device__ void multiply(const ProgramOperation& operation, unsigned* words,
   write_rows(p, run, operation.cut, in_shared<float>(shared.parts()),
              [&](int, int column, float value) {
                if (p.output == ProductOutput::kAdd) {
-                 value += column == own_column ? own_before : before.read(column);
+                 const bool is_own = column == own_column && before.is_there(own_before);
+                 value += is_own ? __uint_as_float(own_before) : before.read(column);
                }
                if (output.mark >= 0) output.write(column, value);
                if (operation.stores) p.y[column] = value;
@@ -286,11 +293,11 @@ __global__ __launch_bounds__(kProgramThreads,
     const auto request = [&] {
       requests.request(in_shared<ProgramOperation>(shared.held()), ring, min(ahead, program.count));
     };
-    request();
     if (!operation.is_attention) {
       multiply(operation, program.words, shared, ring, request, hold_next);
       continue;
     }
+    request();
     const DecodeAttentionProblem& p = operation.attention;
     __syncthreads();
     hold_next();
