@@ -10,7 +10,7 @@ namespace {
 constexpr int kAttentionWarps = kThreads / 32;
 constexpr int kMostHeads = 4;
 constexpr int kSmallestPart = 64;
-constexpr int kKeysAhead = 4;
+constexpr int kKeysAhead = 2;
 
 template <int kDim, int kHeads>
 __global__ __launch_bounds__(kThreads) void decode_attention(
