@@ -169,17 +169,9 @@ __device__ double sum_parts(const float* x, int64_t n_parts, int cols, int tile,
   double sum = 0.0;
   if (slice < n_slices) {
     // One block reads all of it: loads must not wait for each other.
-    constexpr int kLoads = 16;
-    for (int64_t first = slice; first < n_parts; first += kLoads * n_slices) {
-      float values[kLoads];
-#pragma unroll
-      for (int k = 0; k < kLoads; ++k) {
-        const int64_t part = first + k * n_slices;
-        values[k] = part < n_parts ? __ldg(x + part * cols + tile + thread % width) : 0.0f;
-      }
-#pragma unroll
-      for (int k = 0; k < kLoads; ++k) sum += static_cast<double>(values[k]);
-    }
+#pragma unroll 16
+    for (int64_t part = slice; part < n_parts; part += n_slices)
+      sum += static_cast<double>(x[part * cols + tile + thread % width]);
   }
   __syncthreads();
   sums[thread] = sum;
