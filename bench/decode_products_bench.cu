@@ -1,13 +1,14 @@
 // Products of packed weights with a few tokens on a GPU, at the shapes of an 8B model, against a
-// device-to-device copy in the same run, with and without kernels that overlap. Weights rotate
-// through a pool larger than the L2 cache; launches are replayed as a graph.
+// device-to-device copy in the same run: one token as a program of products that do not wait for
+// each other, more with and without kernels that overlap. Weights rotate through a pool larger than
+// the L2 cache; launches are replayed as a graph.
 //   d2q_decode_products_bench [pool MiB, default 600]
 // A line for each measurement.
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
 
-#include "kernels/cuda/cuda_decode_kernels.h"
+#include "kernels/cuda/cuda_decode_program.h"
 
 namespace {
 
@@ -65,7 +66,8 @@ struct Bench {
   float* y = nullptr;
   float* gain = nullptr;
   QuantizedBlock* input = nullptr;
-  double copy = 0.0;  // bytes a second
+  ProgramOperation* program_memory = nullptr;  // for 256 operations
+  double copy = 0.0;                           // bytes a second
 
   template <typename Work>
   double seconds(int n_times, const Work& work) {
@@ -127,8 +129,7 @@ struct Bench {
     p.output = shape.output;
     p.y = y;
     const InputNorm norm = shape.normed ? InputNorm{gain, nullptr, 1e-5f, false} : InputNorm{};
-    const bool own_input = tokens == 1 && quantizes_own_input(p.n_blocks);
-    if (own_input) p.x = x, p.norm = norm;
+    p.x = x, p.norm = norm;
     p.input = input;
     const Launch launch = {stream, n_processors, overlap && can_overlap};
     const auto bytes_of = [&](int rows) {
@@ -142,19 +143,33 @@ struct Bench {
     p.y_stride = shape.output == ProductOutput::kGated ? shape.rows[0] : total_rows;
     const size_t slots = pool / product_bytes;
     const int n = static_cast<int>(slots < 4 ? 4 : slots > 256 ? 256 : slots);
+    const auto with_weights = [&](int i) {
+      DecodeProduct result = p;
+      const unsigned char* next = cells + static_cast<size_t>(i) % slots * product_bytes;
+      int column = 0;
+      for (size_t part = 0; part < shape.rows.size(); ++part) {
+        result.parts[part] = {next, nullptr, shape.rows[part], column};
+        next += bytes_of(shape.rows[part]);
+        column += shape.rows[part];
+      }
+      return result;
+    };
+    if (tokens == 1) {
+      std::vector<ProgramOperation> operations(static_cast<size_t>(n));
+      for (int i = 0; i < n; ++i) operations[static_cast<size_t>(i)].product = with_weights(i);
+      DecodeProgram program;
+      program.memory = prepare_program(operations.data(), n, n_processors);
+      program.operations = program_memory;
+      program.count = n;
+      check(cudaMemcpy(program_memory, operations.data(), sizeof(operations[0]) * operations.size(),
+                       cudaMemcpyHostToDevice),
+            "copying");
+      return seconds(4, [&] { check(launch_decode_program(program, launch), "program"); }) / n;
+    }
     const double t = seconds(4, [&] {
       for (int i = 0; i < n; ++i) {
-        const unsigned char* next = cells + static_cast<size_t>(i) % slots * product_bytes;
-        int column = 0;
-        for (size_t part = 0; part < shape.rows.size(); ++part) {
-          p.parts[part] = {next, nullptr, shape.rows[part], column};
-          next += bytes_of(shape.rows[part]);
-          column += shape.rows[part];
-        }
-        if (!own_input) {
-          check(launch_quantize_input(x, norm, tokens, shape.cols, input, launch), "quantize");
-        }
-        check(launch_decode_product(p, launch), "product");
+        check(launch_quantize_input(x, norm, tokens, shape.cols, input, launch), "quantize");
+        check(launch_decode_product(with_weights(i), launch), "product");
       }
     });
     return t / n;
@@ -195,6 +210,7 @@ int main(int argc, char** argv) {
   check(cudaMalloc(&bench.y, kFloats * 4), "memory");
   check(cudaMalloc(&bench.gain, kFloats * 4), "memory");
   check(cudaMalloc(&bench.input, 16 * 128 * sizeof(QuantizedBlock)), "memory");
+  check(cudaMalloc(&bench.program_memory, 256 * sizeof(ProgramOperation)), "memory");
   const auto random = [&](void* words, size_t bytes) {
     fill<<<static_cast<unsigned>((bytes / 4 + 255) / 256), 256, 0, bench.stream>>>(
         static_cast<unsigned*>(words), bytes / 4);
@@ -213,6 +229,7 @@ int main(int argc, char** argv) {
         if (is_head != (format.bits == 4) || (tokens > 1 && shape.rows[0] == 1024)) continue;
         if (tokens > 1 && format.group == 64) continue;
         for (const bool overlap : {false, true}) {
+          if (tokens == 1 && !overlap) continue;  // a program is one kernel
           double bytes = 0.0;
           const double t = bench.measure(shape, format, tokens, overlap, bytes);
           std::printf("%-14s %-21s batch %2d %s %7.2f us %5.0f GB/s %3.0f %%\n", format.name,
