@@ -16,16 +16,16 @@ namespace {
 
 constexpr int kProgramThreads = 32 * kDecodeWarps;
 constexpr int kStages = 4;
-constexpr int kMostHeads = 2;  // of queries in a block of threads
-constexpr int kSmallestPart = 64;
-constexpr int kKeysAhead = 2;
+constexpr int kMostHeads = 2;      // of queries in a block of threads
+constexpr int kSmallestPart = 64;  // of the keys
+constexpr int kKeysAhead = 2;      // of a lane
 constexpr int kPartsTogether = 3;  // of which results are read at a time
+
 /// Operations in shared memory: the one at hand, two whose weights may be asked for, and the next
 /// one while it is copied.
 constexpr int kHeldOperations = 4;
 constexpr int kOperationWords = sizeof(ProgramOperation) / 4;
 static_assert(sizeof(ProgramOperation) % 8 == 0 && kOperationWords <= kProgramThreads);
-
 static_assert(sizeof(QuantizedBlock) % 16 == 0);
 
 /// Where things lie in a block of threads' shared memory. Computed anew from a kernel's parameters

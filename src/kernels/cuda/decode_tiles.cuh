@@ -3,6 +3,8 @@
 // sums come from several warps.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/cuda_decode_kernels.h"
 #include "kernels/cuda/cuda_values.cuh"
 #include "kernels/cuda/packed_format.cuh"

@@ -1,7 +1,8 @@
 // Values that one block of threads hands to others while all of them run, without a barrier. The
 // lowest bit of an f32 value is its mark: a reader asks for a value until it bears the mark of the
 // round in which it is to be written, so that writing, noticing and reading take one way through
-// the L2 cache instead of three. The value is off by 2^-23 of itself at most.
+// the L2 cache instead of three. The value is off by 2^-23 of itself at most; infinity may become
+// NaN, as which it reaches products in any case.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -54,8 +55,7 @@ struct MarkedReads {
       if (first + offset(k) < end) words[k] = __ldcg(place + offset(k));
     }
   }
-  /// Waits for those that were not there yet, one at a time: asking for all of them again and again
-  /// would take the L2 cache's bandwidth from the weights.
+  /// Waits for those that were not there yet, one at a time, and then asks for all once more.
   __device__ void settle(const MarkedValues& from, int first, int end, const Offset& offset,
                          float (&values)[kCount]) {
     const unsigned mark = static_cast<unsigned>(from.mark);
