@@ -87,6 +87,11 @@ void decode_attention_cpu(CpuContext& context, const Tensor& q, const Tensor& k,
   const int64_t n_rows = n_sequences * shape.n_heads;
   float* outputs = context.values.reserve<float>(n_pieces * n_rows * head_dim);
   auto* partials = context.keys.reserve<Partial>(n_pieces * n_rows);
+  // At once and for everyone: which worker gets a task, and of how many keys, is a matter of
+  // timing, and a token is to allocate nothing.
+  for (WorkerScratch& scratch : context.workers) {
+    scratch.first.reserve<float>(group * kPieceKeys);
+  }
 
   context.pool.parallel_for(n_sequences * shape.n_kv_heads * n_pieces, [&](int64_t task,
                                                                            int worker) {
