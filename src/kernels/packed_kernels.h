@@ -21,6 +21,8 @@
 
 #include <cstdint>
 
+#include "codec/packed_atoms.h"
+
 namespace d2q {
 
 enum PackedFormat : int {
@@ -57,6 +59,15 @@ constexpr int bits_of(PackedFormat format) {
 constexpr bool is_sign_planes(PackedFormat format) {
   return format == kSignPlanes2 || format == kSignPlanes3;
 }
+
+// For code of one instruction set constants, not calls: a call of a constexpr function may be
+// emitted as a weak symbol, which a linker could share with code for older processors.
+namespace {
+template <PackedFormat kFormat>
+constexpr int kBitsOf = bits_of(kFormat);
+template <PackedFormat kFormat>
+constexpr int64_t kStepBytesOf = step_bytes(kBitsOf<kFormat>);
+}  // namespace
 
 /// fp16 parameters of a row and group.
 constexpr int n_params_of(PackedFormat format) {

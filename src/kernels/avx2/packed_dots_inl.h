@@ -20,13 +20,6 @@ namespace {
 
 constexpr int64_t kHalfAtomBytes = 32;
 
-// Constants, not calls: a call of a constexpr function may be emitted as a weak symbol, which a
-// linker could share with code for older processors.
-template <PackedFormat kFormat>
-constexpr int kBitsOf = bits_of(kFormat);
-template <PackedFormat kFormat>
-constexpr int64_t kStepBytesOf = step_bytes(kBitsOf<kFormat>);
-
 __m256i load_digits(const int8_t* digits) noexcept {
   return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(digits)));
 }

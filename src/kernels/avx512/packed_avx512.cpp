@@ -13,13 +13,6 @@ namespace {
 
 constexpr int64_t kRows = 16;
 
-// Constants, not calls: a call of a constexpr function may be emitted as a weak symbol, which a
-// linker could share with code for older processors.
-template <PackedFormat kFormat>
-constexpr int kBitsOf = bits_of(kFormat);
-template <PackedFormat kFormat>
-constexpr int64_t kStepBytesOf = step_bytes(kBitsOf<kFormat>);
-
 float larger(float a, float b) noexcept { return a < b ? b : a; }
 
 /// The largest Σ |x| / kQuadLevels of a quad.

@@ -117,7 +117,7 @@ void CudaStepProgram::connect(Collected& next, const Span& input, const Span& ou
 
 void CudaStepProgram::add(Collected next, const Span& input, const Span& output, int64_t n_written,
                           bool adds, bool continues) {
-  cuda::ProgramMemory memory =
+  const cuda::ProgramMemory memory =
       cuda::prepare_program(&next.operation, 1, decode_launch(*context_).n_processors);
   connect(next, input, output, adds);
   if (!may_follow(next, input, output) || !fits(cuda::larger_of(memory_, memory))) {
@@ -227,19 +227,18 @@ void CudaStepProgram::launch() {
     operation.stores = versions_[static_cast<size_t>(c.output)].is_last;
     operations.push_back(operation);
   }
+  cuda::DecodeProgram program;
+  program.count = static_cast<int>(operations.size());
+  program.memory = memory_;
   forget();
 
-  cuda::DecodeProgram program;
-  const cuda::Launch where = decode_launch(*context_);
-  program.count = static_cast<int>(operations.size());
-  program.memory = cuda::prepare_program(operations.data(), program.count, where.n_processors);
   const size_t n_bytes = static_cast<size_t>(n_words) * sizeof(unsigned);
   program.words = static_cast<unsigned*>(words_.reserve(*context_, static_cast<int64_t>(n_bytes)));
   const std::shared_ptr<void> constants = context_->constants(
       operations.data(), static_cast<int64_t>(operations.size() * sizeof(cuda::ProgramOperation)));
   program.operations = static_cast<const cuda::ProgramOperation*>(constants.get());
   check_cuda(cudaMemsetAsync(program.words, 0xff, n_bytes, context_->stream()), "filling");
-  check_cuda(cuda::launch_decode_program(program, where), "decoding program");
+  check_cuda(cuda::launch_decode_program(program, decode_launch(*context_)), "decoding program");
 }
 
 }  // namespace d2q

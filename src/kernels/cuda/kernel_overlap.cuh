@@ -24,28 +24,6 @@ __device__ inline void wait_for_kernels_before() {
 #endif
 }
 
-/// Sixteen bytes that are read once, past the L1 cache; zeros, and nothing is read, unless `there`.
-__device__ inline uint4 load_streamed(const unsigned char* address, bool there) {
-  uint4 v = {0, 0, 0, 0};
-  asm volatile(
-      "{.reg .pred p; setp.ne.u32 p, %5, 0;\n"
-      "@p ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];}"
-      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
-      : "l"(address), "r"(static_cast<unsigned>(there)));
-  return v;
-}
-
-/// The same for eight bytes that neighbouring lanes read too.
-__device__ inline uint2 load_constant(const unsigned short* address, bool there) {
-  uint2 v = {0, 0};
-  asm volatile(
-      "{.reg .pred p; setp.ne.u32 p, %3, 0;\n"
-      "@p ld.global.nc.v2.u32 {%0, %1}, [%2];}"
-      : "+r"(v.x), "+r"(v.y)
-      : "l"(address), "r"(static_cast<unsigned>(there)));
-  return v;
-}
-
 /// Launches `kernel` with what is above, or plainly when `launch.overlap` is off.
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch_overlapped(void (*kernel)(Parameters...), const Launch& launch, dim3 blocks,
