@@ -30,6 +30,7 @@ struct BenchQuantizeCommand {
   std::optional<int64_t> samples;
   std::optional<int64_t> sequence_length;
   std::optional<int64_t> tune_steps;
+  std::optional<uint64_t> gpu_memory;
   bool json = false;
 };
 
@@ -61,7 +62,9 @@ nlohmann::json to_json(const QuantizeBenchResult& result) {
           {"share_of_floor", result.floor_flops / result.product_rate / result.block_seconds()},
           {"projected_seconds", result.projected_seconds},
           {"peak_memory_bytes", result.peak_memory_bytes},
-          {"planned_memory_bytes", result.planned_memory_bytes}};
+          {"planned_memory_bytes", result.planned_memory_bytes},
+          {"host_activation_bytes", result.placement.host_bytes},
+          {"chunk_tokens", result.placement.chunk_tokens}};
 }
 
 void print_text(const QuantizeBenchResult& result, int64_t n_layers) {
@@ -87,11 +90,17 @@ void print_text(const QuantizeBenchResult& result, int64_t n_layers) {
   print_line(fmt::format("peak memory {}, planned {}",
                          format_bytes(static_cast<double>(result.peak_memory_bytes)),
                          format_bytes(static_cast<double>(result.planned_memory_bytes))));
+  if (result.placement.host_bytes > 0) {
+    print_line(fmt::format("{} of activations in the host's memory, chunks of {} tokens",
+                           format_bytes(static_cast<double>(result.placement.host_bytes)),
+                           result.placement.chunk_tokens));
+  }
 }
 
 void bench(const BenchQuantizeCommand& command, const GlobalOptions& global) {
   const ModelConfig config = config_of_shape(command.shape);
   Runtime runtime(global);
+  limit_gpu_memory(runtime, command.gpu_memory);
   const QuantizeOptions options = as_usage([&] { return make_options(command, runtime.device()); });
   const QuantizeBenchResult result =
       bench_quantize(config, options, std::min(command.blocks, config.n_layers), runtime.device(),
@@ -139,6 +148,7 @@ void add_bench_quantize_command(CLI::App& parent, Program& program) {
   app.add_option("--tune", command->tune_steps, "Steps of tuning a block; 0 is off [preset]");
   add_precision_option(app, command->precision,
                        "bf16 where the device is faster with it, else f32");
+  add_gpu_memory_option(app, command->gpu_memory);
   app.add_flag("--json", command->json, "Print one JSON object, numbers unrounded");
   app.callback([command, &program] {
     program.action = [command, &program] { bench(*command, program.global); };

@@ -59,6 +59,7 @@ struct QuantizeCommand {
   bool no_tuned_shifts = false;
   std::string grid = "any";
   std::optional<std::string> shift_gate;
+  std::optional<uint64_t> gpu_memory;
   bool dry_run = false;
   bool resume = false;
   bool overwrite = false;
@@ -148,6 +149,8 @@ void print_plan(const QuantizeCommand& command, const QuantizePlan& plan) {
     return print_json({{"bits_per_weight", plan.bits_per_weight},
                        {"output_bytes", plan.output_bytes},
                        {"peak_memory_bytes", plan.peak_memory_bytes},
+                       {"host_activation_bytes", plan.placement.host_bytes},
+                       {"chunk_tokens", plan.placement.chunk_tokens},
                        {"end_tune_kept_blocks", plan.end_tune_kept_blocks},
                        {"floor_flops", plan.floor_flops}});
   }
@@ -157,6 +160,10 @@ void print_plan(const QuantizeCommand& command, const QuantizePlan& plan) {
       fmt::format("output           {}", format_bytes(static_cast<double>(plan.output_bytes))));
   print_line(fmt::format("peak memory      {}",
                          format_bytes(static_cast<double>(plan.peak_memory_bytes))));
+  if (plan.placement.host_bytes > 0) {
+    print_line(fmt::format("of the host      {} of activations",
+                           format_bytes(static_cast<double>(plan.placement.host_bytes))));
+  }
   print_line(
       fmt::format("work             {:.3g} floating-point operations at least", plan.floor_flops));
 }
@@ -194,8 +201,12 @@ void quantize_model(const QuantizeCommand& command, const GlobalOptions& global)
     throw UsageError("--output is required without --dry-run");
   check_model_exists(command.model);
   Runtime runtime(global);
+  limit_gpu_memory(runtime, command.gpu_memory);
   const QuantizeOptions options = as_usage([&] { return make_options(command, runtime.device()); });
-  if (command.dry_run) return print_plan(command, plan_quantization(command.model, options));
+  if (command.dry_run) {
+    return print_plan(
+        command, plan_quantization(command.model, options, MemoryBudget::of(runtime.device())));
+  }
   const ProgressSink progress = make_progress_sink(global.progress);
   nlohmann::json report = quantize_to_folder(command, options, runtime, progress);
   check_result(runtime, command.model, command.output, options, progress, report);
@@ -330,6 +341,7 @@ void add_quantize_command(CLI::App& app, Program& program) {
   add_calibration_options(quantize, *command);
   add_precision_option(quantize, command->precision,
                        "bf16 where the device is faster with it, else f32");
+  add_gpu_memory_option(quantize, command->gpu_memory);
   quantize.add_flag("--dry-run", command->dry_run, "Print size, memory and work, and stop");
   quantize.add_flag("--resume", command->resume,
                     "Go on from the blocks that a stopped run finished");

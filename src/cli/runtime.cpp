@@ -1,9 +1,11 @@
 #include "cli/runtime.h"
 
+#include <limits>
 #include <map>
 #include <system_error>
 
 #include "base/error.h"
+#include "cli/usage.h"
 
 namespace d2q::cli {
 namespace {
@@ -57,6 +59,22 @@ void check_model_exists(const std::filesystem::path& path) {
          "d2quant folder",
          path.string());
   }
+}
+
+void add_gpu_memory_option(CLI::App& command, std::optional<uint64_t>& bytes) {
+  command
+      .add_option("--gpu-mem", bytes,
+                  "Most memory of the GPU to take, as 12GB (10^9) or 12GiB: activations then stay "
+                  "in the host's, beside the GPU's working memory [what is free]")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->type_name("SIZE");
+}
+
+void limit_gpu_memory(Runtime& runtime, std::optional<uint64_t> bytes) {
+  if (!bytes) return;
+  if (*bytes > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
+    throw UsageError("--gpu-mem: no GPU has that much");
+  as_usage([&] { runtime.device().limit_memory(static_cast<int64_t>(*bytes)); });
 }
 
 void add_precision_option(CLI::App& command, std::string& precision,

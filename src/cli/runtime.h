@@ -1,8 +1,10 @@
 // What a command computes with: threads and a device, as the global options ask.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/thread_pool.h"
@@ -32,6 +34,11 @@ void check_model_exists(const std::filesystem::path& path);
 
 /// `--act` as the CPU device takes it.
 ActivationBits activations_of(const GlobalOptions& options);
+
+/// `--gpu-mem SIZE`: a number of bytes, or of a unit that it names.
+void add_gpu_memory_option(CLI::App& command, std::optional<uint64_t>& bytes);
+/// Throws UsageError where there is no GPU.
+void limit_gpu_memory(Runtime& runtime, std::optional<uint64_t> bytes);
 
 /// `--precision f32|bf16|auto`; `auto_meaning` says what auto is in this command.
 void add_precision_option(CLI::App& command, std::string& precision,

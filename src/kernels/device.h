@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -73,16 +74,38 @@ class Device {
   /// Tokens that a stage takes at a time where nothing else decides: enough to fill the device,
   /// little enough to keep intermediate results small or in cache.
   virtual int64_t chunk_tokens() const = 0;
+  /// chunk_tokens() is at most this from here on: less memory. At least 1.
+  virtual void limit_chunk_tokens(int64_t tokens) = 0;
   /// True when operations return before they are done, so that the host can prepare what follows.
   virtual bool is_asynchronous() const = 0;
   /// The most memory that tensors have taken so far; on the CPU what the whole process has.
   virtual int64_t peak_memory_bytes() const = 0;
 
   // --- memory ---------------------------------------------------------------------------------
+  /// Bytes that tensors may take: the limit that was set, else what the device had free when it was
+  /// opened, short of what others need of it. Absent where the device's memory is the host's.
+  virtual std::optional<int64_t> memory_budget() const { return std::nullopt; }
+  /// From here on allocate() throws Error{kUnsupported} where tensors would take more than
+  /// `n_bytes`. Error{kInvalidArgument} on a device whose memory is the host's.
+  virtual void limit_memory(int64_t /*n_bytes*/) {
+    fail(ErrorCode::kInvalidArgument,
+         "a limit on the GPU's memory (--gpu-mem) needs --device cuda: this run computes on {}",
+         name());
+  }
   /// Uninitialised. Throws std::bad_alloc.
   virtual Tensor allocate(int64_t rows, int64_t cols, DType dtype) = 0;
   virtual void upload(const void* host, const Tensor& destination) = 0;
   virtual void download(const Tensor& source, void* host) = 0;
+  /// Uninitialised memory of the host that load() and store() copy at the bus's full speed. No
+  /// other operation takes it.
+  virtual Tensor allocate_on_host(int64_t rows, int64_t cols, DType dtype) = 0;
+  /// Copies between such memory and the device's, same shape and dtype, one after another beside
+  /// the operations: each begins when the operations enqueued before it are done, and later
+  /// operations do not wait for it.
+  virtual void load(const Tensor& host, const Tensor& destination) = 0;
+  virtual void store(const Tensor& source, const Tensor& host) = 0;
+  /// Operations enqueued from here on wait for the copies so far.
+  virtual void join_transfers() = 0;
   /// A packed matrix for packed_linear(). The CPU's is a view of `packed`, which has to outlive it
   /// (a model's mapped file does); other devices copy.
   virtual PackedTensor upload_packed(const PackedView& packed) = 0;

@@ -5,6 +5,14 @@
 
 namespace d2q {
 
+void check_transfer(const Tensor& source, const Tensor& destination) {
+  D2Q_CHECK(source.rows() == destination.rows() && source.cols() == destination.cols() &&
+                source.dtype() == destination.dtype(),
+            "{}x{} of dtype {} into {}x{} of dtype {}", source.rows(), source.cols(),
+            static_cast<int>(source.dtype()), destination.rows(), destination.cols(),
+            static_cast<int>(destination.dtype()));
+}
+
 void check_linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y) {
   const int64_t tokens = x.rows(), in = w.cols(), out = w.rows();
   D2Q_CHECK(x.cols() == in && y.rows() == tokens && y.cols() == out, "{}x{} times {}x{} into {}x{}",

@@ -11,6 +11,8 @@
 
 namespace d2q {
 
+/// Device::load and store.
+void check_transfer(const Tensor& source, const Tensor& destination);
 /// Device::linear.
 void check_linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y);
 /// Device::rope and its backward.

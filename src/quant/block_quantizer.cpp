@@ -20,11 +20,6 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// Rows of a cache, or nothing of a cache that the options do not need.
-Tensor rows_of(const Tensor& tensor, int64_t begin, int64_t count) {
-  return tensor.empty() ? Tensor{} : tensor.row_range(begin, count);
-}
-
 /// ŵ f32 of a solution without a column scale.
 Tensor expanded(Device& device, const LinearSolution& solution) {
   if (!solution.weight.empty()) return solution.weight;
@@ -44,12 +39,12 @@ Tensor expanded(Device& device, const LinearSolution& solution) {
 /// fp stream's come first; attention_result and mlp_hidden are then overwritten by the quantized
 /// stream's, chunk by chunk, once their statistics are taken.
 struct BlockQuantizer::Caches {
-  Tensor attention_input;   // [T, hidden]
-  Tensor attention_result;  // [T, n_heads * head_dim], the input of o_proj
-  Tensor mlp_input;         // [T, hidden]
-  Tensor mlp_hidden;        // [T, intermediate], the input of down_proj
-  Tensor teacher;           // [T, hidden], output of a norm of the uncorrected block
-  Tensor block_input;       // [T, hidden] f32, the quantized stream before a block that is tuned
+  TokenRows attention_input;   // [T, hidden]
+  TokenRows attention_result;  // [T, n_heads * head_dim], the input of o_proj
+  TokenRows mlp_input;         // [T, hidden]
+  TokenRows mlp_hidden;        // [T, intermediate], the input of down_proj
+  TokenRows teacher;           // [T, hidden], output of a norm of the uncorrected block
+  TokenRows block_input;       // [T, hidden] f32, the quantized stream before a block that is tuned
   // One chunk of each.
   Tensor residual;   // [chunk, hidden] f32
   Tensor input;      // [chunk, hidden]
@@ -70,13 +65,14 @@ struct BlockQuantizer::Pass {
 };
 
 BlockQuantizer::BlockQuantizer(Device& device, const WeightSource& source,
-                               const QuantizeOptions& options, const RopeTables& rope)
+                               const QuantizeOptions& options, const RopeTables& rope,
+                               const StreamPlacement& placement)
     : device_(device),
       source_(source),
       options_(options),
       rope_(rope),
       stages_(device, source.config(), rope_, options.products) {
-  if (needs_statistics(options)) allocate_caches();
+  if (needs_statistics(options)) allocate_caches(placement);
 }
 
 BlockQuantizer::~BlockQuantizer() = default;
@@ -97,61 +93,83 @@ bool BlockQuantizer::corrects_deviation(const QuantizeOptions& options) {
   return options.method == QuantMethod::kD2Quant && options.deviation_correction;
 }
 
-void BlockQuantizer::for_chunks(
-    const std::function<void(int64_t begin, int64_t count)>& body) const {
+void BlockQuantizer::for_chunks(std::initializer_list<RowAccess> accesses,
+                                const std::function<void(Chunks chunks)>& body) const {
   const int64_t length = options_.sequence_length;
   const int64_t step = std::max<int64_t>(1, device_.chunk_tokens() / length) * length;
-  const int64_t total = n_tokens();
-  for (int64_t begin = 0; begin < total; begin += step) body(begin, std::min(step, total - begin));
+  for_row_chunks(device_, n_tokens(), step, std::span(accesses.begin(), accesses.size()),
+                 [&](int64_t, Chunks chunks) { body(chunks); });
 }
 
-void BlockQuantizer::allocate_caches() {
+void BlockQuantizer::allocate_caches(const StreamPlacement& placement) {
   const ModelConfig& config = source_.config();
   const int64_t tokens = n_tokens();
   const DType type = options_.products;
   const int64_t attention_width = config.n_heads * config.head_dim;
+  const auto rows = [&](TokenMatrix matrix, int64_t cols, DType dtype) {
+    return TokenRows(device_, tokens, cols, dtype, placement.on_host(matrix));
+  };
   caches_ = std::make_unique<Caches>();
-  caches_->attention_result = device_.allocate(tokens, attention_width, type);
-  caches_->mlp_hidden = device_.allocate(tokens, config.intermediate_size, type);
+  caches_->attention_result = rows(TokenMatrix::kAttentionResult, attention_width, type);
+  caches_->mlp_hidden = rows(TokenMatrix::kMlpHidden, config.intermediate_size, type);
   if (needs_fp_stream(options_)) {
-    caches_->attention_input = device_.allocate(tokens, config.hidden_size, type);
-    caches_->mlp_input = device_.allocate(tokens, config.hidden_size, type);
+    caches_->attention_input = rows(TokenMatrix::kAttentionInput, config.hidden_size, type);
+    caches_->mlp_input = rows(TokenMatrix::kMlpInput, config.hidden_size, type);
   }
   if (corrects_deviation(options_))
-    caches_->teacher = device_.allocate(tokens, config.hidden_size, type);
+    caches_->teacher = rows(TokenMatrix::kTeacher, config.hidden_size, type);
   bool tunes = false;
   for (int64_t layer = 0; layer < config.n_layers; ++layer)
     tunes = tunes || tunes_block(options_, config, layer);
-  if (tunes) caches_->block_input = device_.allocate(tokens, config.hidden_size, DType::kF32);
-  int64_t chunk = 0;
-  for_chunks([&](int64_t, int64_t count) { chunk = std::max(chunk, count); });
+  if (tunes) caches_->block_input = rows(TokenMatrix::kBlockInput, config.hidden_size, DType::kF32);
+  const int64_t length = options_.sequence_length;
+  const int64_t chunk =
+      std::min(tokens, std::max<int64_t>(1, device_.chunk_tokens() / length) * length);
   caches_->residual = device_.allocate(chunk, config.hidden_size, DType::kF32);
   caches_->input = device_.allocate(chunk, config.hidden_size, type);
   caches_->attention = device_.allocate(chunk, attention_width, type);
   caches_->hidden = device_.allocate(chunk, config.intermediate_size, type);
 }
 
-void BlockQuantizer::run_block(const BlockWeights& weights, const Tensor& stream,
+void BlockQuantizer::run_block(const BlockWeights& weights, const TokenRows& stream,
                                bool keep_inputs) {
-  for_chunks([&](int64_t begin, int64_t count) {
-    const auto place = [&](const Tensor& kept, const Tensor& scratch) {
-      return keep_inputs ? kept.row_range(begin, count) : scratch.row_range(0, count);
-    };
-    stages_.forward(
-        weights, stream.row_range(begin, count), options_.sequence_length,
-        {place(caches_->attention_input, caches_->input),
-         place(caches_->attention_result, caches_->attention),
-         place(caches_->mlp_input, caches_->input), place(caches_->mlp_hidden, caches_->hidden)});
-  });
+  const TokenRows nothing;
+  const auto kept = [&](const TokenRows& rows) {
+    return RowAccess{keep_inputs ? rows : nothing, RowUse::kWrite};
+  };
+  for_chunks({{stream, RowUse::kUpdate},
+              kept(caches_->attention_input),
+              kept(caches_->attention_result),
+              kept(caches_->mlp_input),
+              kept(caches_->mlp_hidden)},
+             [&](Chunks chunks) {
+               const auto place = [&](size_t i, const Tensor& scratch) {
+                 return chunks[i].empty() ? scratch.row_range(0, chunks[0].rows()) : chunks[i];
+               };
+               stages_.forward(weights, chunks[0], options_.sequence_length,
+                               {place(1, caches_->input), place(2, caches_->attention),
+                                place(3, caches_->input), place(4, caches_->hidden)});
+             });
 }
 
-void BlockQuantizer::check_finite(int64_t layer, const char* what, const Tensor& stream) {
-  const int64_t row = device_.first_non_finite_row(stream);
-  if (row < 0) return;
-  fail(ErrorCode::kNumeric,
-       "block {}: the {} stream holds NaN or Inf after it (window {}, token {}); the weights or "
-       "activations overflow",
-       layer, what, row / options_.sequence_length, row % options_.sequence_length);
+void BlockQuantizer::copy_rows(const TokenRows& source, const TokenRows& destination) {
+  for_chunks({{source, RowUse::kRead}, {destination, RowUse::kWrite}},
+             [&](Chunks chunks) { device_.convert(chunks[0], chunks[1]); });
+}
+
+void BlockQuantizer::check_finite(int64_t layer, const char* what, const TokenRows& stream) {
+  int64_t first = 0;  // row of the chunk
+  for_chunks({{stream, RowUse::kRead}}, [&](Chunks chunks) {
+    const int64_t found = device_.first_non_finite_row(chunks[0]);
+    if (found >= 0) {
+      const int64_t row = first + found;
+      fail(ErrorCode::kNumeric,
+           "block {}: the {} stream holds NaN or Inf after it (window {}, token {}); the weights "
+           "or activations overflow",
+           layer, what, row / options_.sequence_length, row % options_.sequence_length);
+    }
+    first += chunks[0].rows();
+  });
 }
 
 Tensor expand(Device& device, const PackedView& packed, DType dtype) {
@@ -204,11 +222,12 @@ StoredLinear BlockQuantizer::solve_linear(InputSetSolver& solver, int64_t layer,
 }
 
 InputSetSolver BlockQuantizer::collect(Pass& pass, int64_t n_inputs, const char* projection,
+                                       std::initializer_list<RowAccess> accesses,
                                        const AddChunk& add_chunk) {
   if (!needs_statistics(options_)) return {device_, n_inputs};
   pass.clock.enter("statistics");
   InputStatistics sums(device_, n_inputs, options_.samples, needs_fp_stream(options_));
-  for_chunks([&](int64_t begin, int64_t count) { add_chunk(begin, count, sums); });
+  for_chunks(accesses, [&](Chunks chunks) { add_chunk(chunks, sums); });
   pass.clock.enter("factorise");
   return sums.solver(options_, linear_name(source_.config(), pass.layer, projection), pass.clock);
 }
@@ -233,11 +252,12 @@ void BlockQuantizer::solve(Pass& pass, InputSetSolver& solver, Projection projec
 
 void BlockQuantizer::quantize_qkv(Pass& pass) {
   const BlockWeights& fp = pass.fp;
-  const auto add_chunk = [&](int64_t begin, int64_t count, InputStatistics& sums) {
-    const Tensor x = pass.streams.quantized.row_range(begin, count);
+  const auto add_chunk = [&](Chunks chunks, InputStatistics& sums) {
+    const Tensor& x = chunks[0];
+    const int64_t count = x.rows();
     const Tensor h = caches_->input.row_range(0, count);
     stages_.attention_input(fp, x, h);
-    sums.add(h, rows_of(caches_->attention_input, begin, count));
+    sums.add(h, chunks[1]);
     if (!corrects_deviation(options_)) return;
     // The teacher of the post-attention norm: the attention still unquantized.
     const Tensor a = caches_->attention.row_range(0, count);
@@ -245,9 +265,13 @@ void BlockQuantizer::quantize_qkv(Pass& pass) {
     stages_.attention(fp, h, options_.sequence_length, a);
     device_.convert(x, after);
     stages_.attention_output(fp, a, after);
-    stages_.mlp_input(fp, after, caches_->teacher.row_range(begin, count));
+    stages_.mlp_input(fp, after, chunks[2]);
   };
-  InputSetSolver solver = collect(pass, source_.config().hidden_size, "q_proj", add_chunk);
+  InputSetSolver solver = collect(pass, source_.config().hidden_size, "q_proj",
+                                  {{pass.streams.quantized, RowUse::kRead},
+                                   {caches_->attention_input, RowUse::kRead},
+                                   {caches_->teacher, RowUse::kWrite}},
+                                  add_chunk);
   solve(pass, solver, Projection::kK);
   solve(pass, solver, Projection::kV);
   solve(pass, solver, Projection::kQ);
@@ -256,22 +280,23 @@ void BlockQuantizer::quantize_qkv(Pass& pass) {
 void BlockQuantizer::quantize_o(Pass& pass) {
   const ModelConfig& config = source_.config();
   BlockWeights& current = pass.result.weights;
-  const auto add_chunk = [&](int64_t begin, int64_t count, InputStatistics& sums) {
-    const Tensor h = caches_->input.row_range(0, count);
-    const Tensor a = caches_->attention.row_range(0, count);
-    const Tensor kept = caches_->attention_result.row_range(begin, count);
-    stages_.attention_input(current, pass.streams.quantized.row_range(begin, count), h);
+  const auto add_chunk = [&](Chunks chunks, InputStatistics& sums) {
+    const Tensor h = caches_->input.row_range(0, chunks[0].rows());
+    const Tensor a = caches_->attention.row_range(0, chunks[0].rows());
+    stages_.attention_input(current, chunks[0], h);
     stages_.attention(current, h, options_.sequence_length, a);
-    sums.add(a, kept);
-    device_.convert(a, kept);
+    sums.add(a, chunks[1]);
+    device_.convert(a, chunks[1]);
   };
-  InputSetSolver solver = collect(pass, config.n_heads * config.head_dim, "o_proj", add_chunk);
+  InputSetSolver solver = collect(
+      pass, config.n_heads * config.head_dim, "o_proj",
+      {{pass.streams.quantized, RowUse::kRead}, {caches_->attention_result, kept_input_use()}},
+      add_chunk);
   solve(pass, solver, Projection::kO);
   if (!needs_statistics(options_)) return;
-  for_chunks([&](int64_t begin, int64_t count) {
-    stages_.attention_output(current, caches_->attention_result.row_range(begin, count),
-                             pass.streams.quantized.row_range(begin, count));
-  });
+  for_chunks(
+      {{caches_->attention_result, RowUse::kRead}, {pass.streams.quantized, RowUse::kUpdate}},
+      [&](Chunks chunks) { stages_.attention_output(current, chunks[0], chunks[1]); });
 }
 
 void BlockQuantizer::correct_mlp_norm(Pass& pass) {
@@ -279,11 +304,12 @@ void BlockQuantizer::correct_mlp_norm(Pass& pass) {
   const int64_t hidden_size = source_.config().hidden_size;
   NormParams& norm = pass.result.weights.mlp_norm;
   DeviationStatistics deviation(device_, hidden_size);
-  for_chunks([&](int64_t begin, int64_t count) {
-    const Tensor student = caches_->input.row_range(0, count);
-    stages_.mlp_input(pass.result.weights, pass.streams.quantized.row_range(begin, count), student);
-    deviation.add(caches_->teacher.row_range(begin, count), student);
-  });
+  for_chunks({{pass.streams.quantized, RowUse::kRead}, {caches_->teacher, RowUse::kRead}},
+             [&](Chunks chunks) {
+               const Tensor student = caches_->input.row_range(0, chunks[0].rows());
+               stages_.mlp_input(pass.result.weights, chunks[0], student);
+               deviation.add(chunks[1], student);
+             });
   pass.result.deviation = deviation.shift(n_tokens(), options_.shift_gate);
   norm.shift = to_device(device_, pass.result.deviation->shift, 1, hidden_size);
   if (!pass.fp.mlp_norm.shift.empty()) device_.add(norm.shift, pass.fp.mlp_norm.shift);
@@ -291,36 +317,44 @@ void BlockQuantizer::correct_mlp_norm(Pass& pass) {
 
 void BlockQuantizer::quantize_up_and_gate(Pass& pass) {
   BlockWeights& current = pass.result.weights;
-  const auto add_chunk = [&](int64_t begin, int64_t count, InputStatistics& sums) {
-    const Tensor h = caches_->input.row_range(0, count);
-    stages_.mlp_input(current, pass.streams.quantized.row_range(begin, count), h);
-    sums.add(h, rows_of(caches_->mlp_input, begin, count));
+  const auto add_chunk = [&](Chunks chunks, InputStatistics& sums) {
+    const Tensor h = caches_->input.row_range(0, chunks[0].rows());
+    stages_.mlp_input(current, chunks[0], h);
+    sums.add(h, chunks[1]);
   };
-  InputSetSolver solver = collect(pass, source_.config().hidden_size, "up_proj", add_chunk);
+  InputSetSolver solver = collect(
+      pass, source_.config().hidden_size, "up_proj",
+      {{pass.streams.quantized, RowUse::kRead}, {caches_->mlp_input, RowUse::kRead}}, add_chunk);
   solve(pass, solver, Projection::kUp);
   if (!pass.fp.gate.dense.empty()) solve(pass, solver, Projection::kGate);
 }
 
 void BlockQuantizer::quantize_down(Pass& pass) {
   BlockWeights& current = pass.result.weights;
-  const auto add_chunk = [&](int64_t begin, int64_t count, InputStatistics& sums) {
-    const Tensor x = pass.streams.quantized.row_range(begin, count);
+  const bool corrects_final = pass.final_norm != nullptr && corrects_deviation(options_);
+  const TokenRows nothing;
+  const auto add_chunk = [&](Chunks chunks, InputStatistics& sums) {
+    const Tensor& x = chunks[0];
+    const int64_t count = x.rows();
     const Tensor h = caches_->input.row_range(0, count);
     const Tensor m = caches_->hidden.row_range(0, count);
-    const Tensor kept = caches_->mlp_hidden.row_range(begin, count);
     stages_.mlp_input(current, x, h);
     stages_.mlp(current, h, m);
-    sums.add(m, kept);
-    device_.convert(m, kept);
-    if (pass.final_norm == nullptr || !corrects_deviation(options_)) return;
+    sums.add(m, chunks[1]);
+    device_.convert(m, chunks[1]);
+    if (!corrects_final) return;
     // The final norm's teacher: this block's MLP still unquantized.
     const Tensor after = caches_->residual.row_range(0, count);
     device_.convert(x, after);
     stages_.mlp(pass.fp, h, m);
     stages_.mlp_output(pass.fp, m, after);
-    device_.norm(after, *pass.final_norm, caches_->teacher.row_range(begin, count));
+    device_.norm(after, *pass.final_norm, chunks[2]);
   };
-  InputSetSolver solver = collect(pass, source_.config().intermediate_size, "down_proj", add_chunk);
+  InputSetSolver solver = collect(pass, source_.config().intermediate_size, "down_proj",
+                                  {{pass.streams.quantized, RowUse::kRead},
+                                   {caches_->mlp_hidden, kept_input_use()},
+                                   {corrects_final ? caches_->teacher : nothing, RowUse::kWrite}},
+                                  add_chunk);
   solve(pass, solver, Projection::kDown);
 }
 
@@ -374,30 +408,30 @@ void BlockQuantizer::tune(Pass& pass,
 void BlockQuantizer::leave_block(Pass& pass, bool absorbed) {
   pass.clock.enter("quantized stream");
   const BlockWeights& current = pass.result.weights;
-  const Tensor& stream = pass.streams.quantized;
+  const TokenRows& stream = pass.streams.quantized;
   if (pass.result.tuning && pass.result.tuning->accepted) {
     // The attention is another one now, too.
-    device_.convert(caches_->block_input, stream);
+    copy_rows(caches_->block_input, stream);
     run_block(current, stream, false);
   } else {
-    for_chunks([&](int64_t begin, int64_t count) {
-      const Tensor x = stream.row_range(begin, count);
-      // Without absorption the kept input of down_proj is what the stored weights give.
-      const Tensor m = caches_->mlp_hidden.row_range(begin, count);
-      if (absorbed) {
-        const Tensor h = caches_->input.row_range(0, count);
-        stages_.mlp_input(current, x, h);
-        stages_.mlp(current, h, m);
-      }
-      stages_.mlp_output(current, m, x);
-    });
+    // Without absorption the kept input of down_proj is what the stored weights give.
+    for_chunks({{stream, RowUse::kUpdate},
+                {caches_->mlp_hidden, absorbed ? RowUse::kWrite : RowUse::kRead}},
+               [&](Chunks chunks) {
+                 if (absorbed) {
+                   const Tensor h = caches_->input.row_range(0, chunks[0].rows());
+                   stages_.mlp_input(current, chunks[0], h);
+                   stages_.mlp(current, h, chunks[1]);
+                 }
+                 stages_.mlp_output(current, chunks[1], chunks[0]);
+               });
   }
   if (pass.final_norm != nullptr && corrects_deviation(options_)) {
     DeviationStatistics deviation(device_, source_.config().hidden_size);
-    for_chunks([&](int64_t begin, int64_t count) {
-      const Tensor student = caches_->input.row_range(0, count);
-      device_.norm(stream.row_range(begin, count), *pass.final_norm, student);
-      deviation.add(caches_->teacher.row_range(begin, count), student);
+    for_chunks({{stream, RowUse::kRead}, {caches_->teacher, RowUse::kRead}}, [&](Chunks chunks) {
+      const Tensor student = caches_->input.row_range(0, chunks[0].rows());
+      device_.norm(chunks[0], *pass.final_norm, student);
+      deviation.add(chunks[1], student);
     });
     pass.result.final_deviation = deviation.shift(n_tokens(), options_.shift_gate);
   }
@@ -420,7 +454,7 @@ QuantizedBlock BlockQuantizer::quantize(
     check_finite(layer, "full-precision", streams.fp);
   }
   if (tunes_block(options_, source_.config(), layer))
-    device_.convert(streams.quantized, caches_->block_input);
+    copy_rows(streams.quantized, caches_->block_input);
   quantize_qkv(pass);
   quantize_o(pass);
   correct_mlp_norm(pass);

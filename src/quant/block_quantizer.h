@@ -4,9 +4,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,6 +20,8 @@
 #include "quant/ranges.h"
 #include "quant/solve.h"
 #include "quant/stage_clock.h"
+#include "quant/stream_placement.h"
+#include "quant/token_rows.h"
 
 namespace d2q {
 
@@ -44,15 +48,16 @@ struct QuantizedBlock {
 
 /// The two activation streams, [samples * sequence_length, hidden] f32.
 struct Streams {
-  Tensor fp;         // what the fp model feeds the block; empty when no method needs it
-  Tensor quantized;  // what the model quantized so far feeds it; empty for plain rounding
+  TokenRows fp;         // what the fp model feeds the block; empty when no method needs it
+  TokenRows quantized;  // what the model quantized so far feeds it; empty for plain rounding
 };
 
 class BlockQuantizer {
  public:
-  /// `source` is the prepared model. All references must outlive the object.
+  /// `source` is the prepared model. All references must outlive the object. `placement` says which
+  /// matrices of all tokens are in the host's memory; the streams are where their owner has them.
   BlockQuantizer(Device& device, const WeightSource& source, const QuantizeOptions& options,
-                 const RopeTables& rope);
+                 const RopeTables& rope, const StreamPlacement& placement = {});
   ~BlockQuantizer();
 
   /// Whether the options need each stream at all.
@@ -75,12 +80,20 @@ class BlockQuantizer {
  private:
   struct Caches;
   struct Pass;
-  using AddChunk = std::function<void(int64_t begin, int64_t count, InputStatistics& sums)>;
+  using Chunks = std::span<const Tensor>;
+  using AddChunk = std::function<void(Chunks chunks, InputStatistics& sums)>;
 
-  void allocate_caches();
-  void for_chunks(const std::function<void(int64_t begin, int64_t count)>& body) const;
-  void run_block(const BlockWeights& weights, const Tensor& stream, bool keep_inputs);
-  void check_finite(int64_t layer, const char* what, const Tensor& stream);
+  void allocate_caches(const StreamPlacement& placement);
+  /// for_row_chunks() over whole windows.
+  void for_chunks(std::initializer_list<RowAccess> accesses,
+                  const std::function<void(Chunks chunks)>& body) const;
+  void run_block(const BlockWeights& weights, const TokenRows& stream, bool keep_inputs);
+  void copy_rows(const TokenRows& source, const TokenRows& destination);
+  void check_finite(int64_t layer, const char* what, const TokenRows& stream);
+  /// Of the caches that hold the fp stream's inputs, if there are any, until they are overwritten.
+  RowUse kept_input_use() const {
+    return needs_fp_stream(options_) ? RowUse::kUpdate : RowUse::kWrite;
+  }
   int64_t n_tokens() const { return options_.samples * options_.sequence_length; }
 
   // The stages of quantize(), in their order.
@@ -95,7 +108,7 @@ class BlockQuantizer {
 
   /// The solver of the input set that `projection` belongs to.
   InputSetSolver collect(Pass& pass, int64_t n_inputs, const char* projection,
-                         const AddChunk& add_chunk);
+                         std::initializer_list<RowAccess> accesses, const AddChunk& add_chunk);
   void solve(Pass& pass, InputSetSolver& solver, Projection projection);
   StoredLinear solve_linear(InputSetSolver& solver, int64_t layer, const char* projection,
                             const Linear& linear);

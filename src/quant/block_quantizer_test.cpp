@@ -45,15 +45,50 @@ TEST_F(BlockQuantizerTest, ReplayMovesTheStreamsBitForBit) {
   for (const DType products : {DType::kF32, DType::kBF16}) {
     options_.products = products;
     const Streams streams{stream(), stream()};
-    const std::vector<float> start = values_of(streams.quantized);
+    const std::vector<float> start = values_of(streams.quantized.tensor());
     const QuantizedBlock block = quantize(streams);
     const Streams again{stream(), stream()};
     const RopeTables rope = make_rope_tables(*device_, source_.config(), 24);
     BlockQuantizer(*device_, source_, options_, rope).replay(0, block.weights, again);
-    EXPECT_NE(values_of(streams.quantized), start);
-    EXPECT_EQ(values_of(again.quantized), values_of(streams.quantized));
-    EXPECT_EQ(values_of(again.fp), values_of(streams.fp));
+    EXPECT_NE(values_of(streams.quantized.tensor()), start);
+    EXPECT_EQ(values_of(again.quantized.tensor()), values_of(streams.quantized.tensor()));
+    EXPECT_EQ(values_of(again.fp.tensor()), values_of(streams.fp.tensor()));
   }
+}
+
+TEST_F(BlockQuantizerTest, ActivationsOnTheHostChangeNothing) {
+  options_.tune_steps = 2;
+  options_.sign_planes = true;
+  options_.refine = true;
+  device_->limit_chunk_tokens(24);  // four chunks
+  const RopeTables rope = make_rope_tables(*device_, source_.config(), 24);
+  std::vector<float> moved[2][2];
+  std::vector<uint8_t> codes[2];
+  for (const bool on_host : {false, true}) {
+    StreamPlacement placement;
+    placement.host.fill(on_host);
+    const auto placed = [&](const Tensor& values) {
+      const TokenRows rows(*device_, values.rows(), values.cols(), DType::kF32, on_host);
+      device_->convert(values, rows.tensor());
+      return rows;
+    };
+    const Streams streams{placed(stream()), placed(stream(2))};
+    BlockQuantizer quantizer(*device_, source_, options_, rope, placement);
+    const NormParams final_norm =
+        load_block(*device_, source_, 0, DType::kF32).mlp_norm;  // any norm will do
+    const QuantizedBlock block = quantizer.quantize(0, streams, &final_norm, {});
+    ASSERT_TRUE(block.tuning);
+    for (const StoredLinear& linear : block.linears) {
+      codes[on_host].insert(codes[on_host].end(), linear.solution->codes.begin(),
+                            linear.solution->codes.end());
+    }
+    quantizer.replay(1, load_block(*device_, source_, 1, DType::kF32), streams);
+    moved[on_host][0] = values_of(streams.fp.tensor());
+    moved[on_host][1] = values_of(streams.quantized.tensor());
+  }
+  EXPECT_EQ(moved[0][0], moved[1][0]);
+  EXPECT_EQ(moved[0][1], moved[1][1]);
+  EXPECT_EQ(codes[0], codes[1]);
 }
 
 TEST_F(BlockQuantizerTest, TheFullPrecisionStreamIsTheModelsOwn) {
@@ -72,7 +107,7 @@ TEST_F(BlockQuantizerTest, TheFullPrecisionStreamIsTheModelsOwn) {
   stages.mlp_input(weights, x, h);
   stages.mlp(weights, h, m);
   stages.mlp_output(weights, m, x);
-  EXPECT_EQ(values_of(streams.fp), values_of(x));
+  EXPECT_EQ(values_of(streams.fp.tensor()), values_of(x));
 }
 
 TEST_F(BlockQuantizerTest, TheColumnScaleIsAbsorbedBeforeTheBlockIsStored) {
@@ -91,7 +126,7 @@ TEST_F(BlockQuantizerTest, TheColumnScaleIsAbsorbedBeforeTheBlockIsStored) {
 TEST_F(BlockQuantizerTest, ActivationsThatOverflowNameTheBlock) {
   for (const bool in_fp : {true, false}) {
     const Streams streams{stream(), stream()};
-    (in_fp ? streams.fp : streams.quantized).data<float>()[48 * 30] =
+    (in_fp ? streams.fp : streams.quantized).tensor().data<float>()[48 * 30] =
         std::numeric_limits<float>::quiet_NaN();
     D2Q_EXPECT_ERROR(quantize(streams), ErrorCode::kNumeric, in_fp ? "block 0" : "layers.0");
   }

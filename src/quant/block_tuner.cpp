@@ -84,18 +84,18 @@ double BlockTuner::loss_of(const Tensor& output, const Tensor& target, double un
          static_cast<double>(output.size());
 }
 
-double BlockTuner::held_out_loss(const BlockWeights& weights, const Tensor& input,
-                                 const Tensor& target) const {
+double BlockTuner::held_out_loss(const BlockWeights& weights, const TokenRows& input,
+                                 const TokenRows& target) const {
   const int64_t step = options_.tune_windows * options_.sequence_length;
   const int64_t first =
       (options_.samples - held_out_windows(options_.samples)) * options_.sequence_length;
   double sum = 0.0;
   for (int64_t begin = first; begin < input.rows(); begin += step) {
     const int64_t count = std::min(step, input.rows() - begin);
-    const Tensor output = block_.forward(weights, input.row_range(begin, count)).y;
+    const Tensor output = block_.forward(weights, input.read(device_, begin, count)).y;
     const Tensor gradient = device_.allocate(count, input.cols(), DType::kF32);
-    sum +=
-        static_cast<double>(count) * loss_of(output, target.row_range(begin, count), 1.0, gradient);
+    sum += static_cast<double>(count) *
+           loss_of(output, target.read(device_, begin, count), 1.0, gradient);
   }
   return sum / static_cast<double>(input.rows() - first);
 }
@@ -123,7 +123,7 @@ double BlockTuner::take_step(const Candidate& candidate, const Tensor& input, co
   return loss;
 }
 
-BlockTuning BlockTuner::tune(int64_t layer, const Tensor& input, const Tensor& target,
+BlockTuning BlockTuner::tune(int64_t layer, const TokenRows& input, const TokenRows& target,
                              BlockWeights& weights, const TunedSolutions& solutions,
                              const std::function<void(int64_t step, double loss)>& on_step) const {
   const Clock::time_point start = Clock::now();
@@ -143,10 +143,9 @@ BlockTuning BlockTuner::tune(int64_t layer, const Tensor& input, const Tensor& t
   for (int64_t step = 1; step <= options_.tune_steps; ++step) {
     for (int64_t place = 0; place < n_windows; ++place) {
       const int64_t window = order.next();
-      device_.convert(input.row_range(window * length, length),
-                      batch_input.row_range(place * length, length));
-      device_.convert(target.row_range(window * length, length),
-                      batch_target.row_range(place * length, length));
+      const int64_t first = place * length;
+      input.copy_to(device_, window * length, batch_input.row_range(first, length));
+      target.copy_to(device_, window * length, batch_target.row_range(first, length));
     }
     const double loss = take_step(candidate, batch_input, batch_target, unit, step);
     if (on_step) on_step(step, loss);

@@ -10,6 +10,7 @@
 #include "quant/linear_settings.h"
 #include "quant/options.h"
 #include "quant/solve.h"
+#include "quant/token_rows.h"
 
 namespace d2q {
 
@@ -42,8 +43,8 @@ class BlockTuner {
   /// held-out loss falls, `solutions` get their scales, whose dense weights are then the caller's
   /// to renew, and `weights` their norms; else both stay as they are. `on_step` hears of each step,
   /// counted from 1, and its mini-batch's loss.
-  BlockTuning tune(int64_t layer, const Tensor& input, const Tensor& target, BlockWeights& weights,
-                   const TunedSolutions& solutions,
+  BlockTuning tune(int64_t layer, const TokenRows& input, const TokenRows& target,
+                   BlockWeights& weights, const TunedSolutions& solutions,
                    const std::function<void(int64_t step, double loss)>& on_step) const;
 
  private:
@@ -53,8 +54,8 @@ class BlockTuner {
   /// over channels, in `unit`s.
   double loss_of(const Tensor& output, const Tensor& target, double unit,
                  const Tensor& gradient) const;
-  double held_out_loss(const BlockWeights& weights, const Tensor& input,
-                       const Tensor& target) const;
+  double held_out_loss(const BlockWeights& weights, const TokenRows& input,
+                       const TokenRows& target) const;
   double take_step(const Candidate& candidate, const Tensor& input, const Tensor& target,
                    double unit, int64_t step) const;
 

@@ -48,8 +48,8 @@ class BlockTunerTest : public ::testing::Test {
     const int64_t first = n_tokens() * kHidden - count;
     double sum = 0.0;
     for (int64_t i = first; i < first + count; ++i) {
-      const double difference = static_cast<double>(streams.quantized.data<float>()[i]) -
-                                static_cast<double>(streams.fp.data<float>()[i]);
+      const double difference = static_cast<double>(streams.quantized.tensor().data<float>()[i]) -
+                                static_cast<double>(streams.fp.tensor().data<float>()[i]);
       sum += difference * difference;
     }
     return sum / static_cast<double>(count);
@@ -150,7 +150,7 @@ TEST_F(BlockTunerTest, ARejectedBlockIsTheUntunedOne) {
   options_.tune_steps = 0;
   const Streams plain_streams{stream(), stream()};
   const QuantizedBlock plain = quantize(plain_streams);
-  EXPECT_EQ(values_of(streams.quantized), values_of(plain_streams.quantized));
+  EXPECT_EQ(values_of(streams.quantized.tensor()), values_of(plain_streams.quantized.tensor()));
   for (size_t i = 0; i < plain.linears.size(); ++i)
     EXPECT_EQ(tuned.linears[i].solution->params, plain.linears[i].solution->params);
 }
@@ -164,7 +164,7 @@ TEST_F(BlockTunerTest, ReplayMovesTheStreamsBitForBit) {
     const Streams again{stream(), stream()};
     const RopeTables rope = make_rope_tables(*device_, source_.config(), options_.sequence_length);
     BlockQuantizer(*device_, source_, options_, rope).replay(0, block.weights, again);
-    EXPECT_EQ(values_of(again.quantized), values_of(streams.quantized));
+    EXPECT_EQ(values_of(again.quantized.tensor()), values_of(streams.quantized.tensor()));
   }
 }
 

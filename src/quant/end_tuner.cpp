@@ -78,7 +78,7 @@ double EndTuner::sum_divergence(const Tensor& x, std::span<const int64_t> window
       const Tensor wanted = all_wanted.row_range(0, count);
       const Tensor logits = all_logits.row_range(0, count);
       const Tensor taught = teacher_hidden.row_range(0, count);
-      device_.norm(teacher_.stream.row_range(windows[place] * length + begin, count),
+      device_.norm(teacher_.stream.read(device_, windows[place] * length + begin, count),
                    teacher_.head.norm, taught);
       apply(device_, teacher_.head.linear, taught, wanted, products);
       apply(device_, head.linear, hidden.row_range(row, count), logits, products);

@@ -8,6 +8,7 @@
 
 #include "model/block_backward.h"
 #include "quant/options.h"
+#include "quant/token_rows.h"
 #include "quant/tuned_model.h"
 
 namespace d2q {
@@ -31,7 +32,7 @@ int64_t logit_rows(int64_t vocab_size, int64_t sequence_length);
 
 /// What the full-precision model makes of the calibration windows.
 struct EndTeacher {
-  Tensor stream;  // [samples * sequence_length, hidden] f32, behind its last block
+  TokenRows stream;  // [samples * sequence_length, hidden] f32, behind its last block
   ModelHead head;
 };
 

@@ -80,11 +80,12 @@ class EndTunerTest : public test::PipelineTest {
         device_->allocate(static_cast<int64_t>(ids_.size()), config.hidden_size, DType::kF32),
         load_head(*device_, *source, DType::kF32)};
     InputEmbedding(*device_, *source, DType::kF32)
-        .embed(*device_, ids_, options_.sequence_length, 0, result.stream);
+        .embed(*device_, ids_, options_.sequence_length, 0, result.stream.tensor());
     const BlockBackward blocks(*device_, config, rope_, DType::kF32, options_.sequence_length);
     for (int64_t layer = 0; layer < config.n_layers; ++layer) {
       result.stream =
-          blocks.forward(load_block(*device_, *source, layer, DType::kF32), result.stream).y;
+          blocks.forward(load_block(*device_, *source, layer, DType::kF32), result.stream.tensor())
+              .y;
     }
     return result;
   }

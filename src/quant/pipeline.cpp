@@ -195,20 +195,30 @@ json describe(const QuantizedBlock& block) {
 }
 
 Streams start_streams(Device& device, ThreadPool& pool, const WeightSource& source,
-                      const QuantizeOptions& options, const std::vector<int32_t>& ids) {
+                      const QuantizeOptions& options, const std::vector<int32_t>& ids,
+                      const StreamPlacement& placement) {
   Streams streams;
   if (!BlockQuantizer::needs_statistics(options)) return streams;
   const int64_t hidden = source.config().hidden_size;
   const auto n_tokens = static_cast<int64_t>(ids.size());
+  const auto embedded = [&](const InputEmbedding& embedding, TokenMatrix matrix) {
+    const TokenRows stream(device, n_tokens, hidden, DType::kF32, placement.on_host(matrix));
+    const RowAccess access{stream, RowUse::kWrite};
+    const int64_t step = std::max<int64_t>(1, device.chunk_tokens() / options.sequence_length) *
+                         options.sequence_length;
+    for_row_chunks(
+        device, n_tokens, step, {&access, 1}, [&](int64_t begin, std::span<const Tensor> chunks) {
+          const auto count = static_cast<size_t>(chunks[0].rows());
+          embedding.embed(device, std::span(ids).subspan(static_cast<size_t>(begin), count),
+                          options.sequence_length, 0, chunks[0]);
+        });
+    return stream;
+  };
   const InputEmbedding fp(device, source, DType::kF32);
-  if (BlockQuantizer::needs_fp_stream(options)) {
-    streams.fp = device.allocate(n_tokens, hidden, DType::kF32);
-    fp.embed(device, ids, options.sequence_length, 0, streams.fp);
-  }
+  if (BlockQuantizer::needs_fp_stream(options)) streams.fp = embedded(fp, TokenMatrix::kFpStream);
   // The quantized model reads its embedding as stored.
-  const InputEmbedding stored = stored_embedding(device, pool, fp, options);
-  streams.quantized = device.allocate(n_tokens, hidden, DType::kF32);
-  stored.embed(device, ids, options.sequence_length, 0, streams.quantized);
+  streams.quantized =
+      embedded(stored_embedding(device, pool, fp, options), TokenMatrix::kQuantizedStream);
   return streams;
 }
 
@@ -254,6 +264,8 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   const std::shared_ptr<const WeightSource> base = open_model(model);
   if (base->format() == "d2quant")
     fail(ErrorCode::kInvalidArgument, "{}: is quantized already", model.string());
+  const QuantizePlan plan = plan_quantization(base->config(), options, MemoryBudget::of(device));
+  device.limit_chunk_tokens(plan.placement.chunk_tokens);
   const auto tokenizer = load_tokenizer(model);
   CalibrationSet calibration;
   if (BlockQuantizer::needs_statistics(options)) {
@@ -303,8 +315,9 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   OutputFolder folder(output, identity, packed_config(model, options), config.n_layers,
                       options.resume, options.overwrite);
 
-  std::optional<BlockQuantizer> quantizer(std::in_place, device, *source, options, rope);
-  Streams streams = start_streams(device, pool, *source, options, calibration.ids);
+  std::optional<BlockQuantizer> quantizer(std::in_place, device, *source, options, rope,
+                                          plan.placement);
+  Streams streams = start_streams(device, pool, *source, options, calibration.ids, plan.placement);
   const Family& family = family_named(config.family);
   const NormParams final_norm =
       load_norm(device, *source, std::string(family.modules.final_norm.hf), family.norm);
@@ -375,7 +388,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
     phases.enter("tune");
     tune_end(device, pool, options, rope,
              {streams.fp, load_head(device, *source, options.products)}, calibration.ids,
-             plan_quantization(config, options).end_tune_kept_blocks, folder, progress);
+             plan.end_tune_kept_blocks, folder, progress);
     phases.enter("write");
   }
   const std::optional<json> end_tuning = folder.tuned_report();
@@ -407,6 +420,12 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   report["floor_flops"] = plan_quantization(base->config(), options).floor_flops;
   report["seconds"] = std::chrono::duration<double>(Clock::now() - start).count();
   report["peak_memory_bytes"] = peak_resident_bytes();
+  if (device.memory_budget()) {
+    report["gpu_memory"] = {{"budget_bytes", *device.memory_budget()},
+                            {"peak_bytes", device.peak_memory_bytes()},
+                            {"host_bytes", plan.placement.host_bytes},
+                            {"chunk_tokens", plan.placement.chunk_tokens}};
+  }
   report_progress("quantize", config.n_layers, config.n_layers, "done");
   return report;
 }

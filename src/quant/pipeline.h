@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "kernels/device.h"
 #include "model/config.h"
 #include "quant/options.h"
+#include "quant/stream_placement.h"
 
 namespace d2q {
 
@@ -19,14 +21,26 @@ namespace d2q {
 struct QuantizePlan {
   double bits_per_weight = 0.0;  // of the quantized linears, scales included
   int64_t output_bytes = 0;
-  int64_t peak_memory_bytes = 0;  // the formula of docs/architecture.md
+  int64_t peak_memory_bytes = 0;  // the formula of docs/architecture.md; with a budget the device's
+  StreamPlacement placement;      // of the activations
   /// Blocks whose activations a step of tuning at the end keeps: as many as fit into the memory
   /// that quantizing the blocks has taken before.
   int64_t end_tune_kept_blocks = 0;
   double floor_flops = 0.0;  // counted floor (products of the streams, statistics, solver)
 };
-QuantizePlan plan_quantization(const ModelConfig& config, const QuantizeOptions& options);
-QuantizePlan plan_quantization(const std::filesystem::path& model, const QuantizeOptions& options);
+/// The memory that a run's tensors may take, and the tokens that its device takes at a time.
+struct MemoryBudget {
+  std::optional<int64_t> bytes;
+  int64_t chunk_tokens = 8192;
+  static MemoryBudget of(const Device& device) {
+    return {device.memory_budget(), device.chunk_tokens()};
+  }
+};
+/// Throws Error{kUnsupported} when the run does not fit into the budget.
+QuantizePlan plan_quantization(const ModelConfig& config, const QuantizeOptions& options,
+                               const MemoryBudget& budget = {});
+QuantizePlan plan_quantization(const std::filesystem::path& model, const QuantizeOptions& options,
+                               const MemoryBudget& budget = {});
 
 /// Quantizes `model` into the folder `output`, which appears under its name only when complete;
 /// until then "<output>.partial" holds the finished blocks, from which `options.resume` goes on.

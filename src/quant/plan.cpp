@@ -19,6 +19,11 @@
 namespace d2q {
 namespace {
 
+/// Of a budget that tuning at the end leaves alone: its estimate is a sum of many terms.
+constexpr int64_t kSpareShare = 16;
+constexpr int64_t kRoundedRows = 16384;   // of the embedding at a time (round_to_packed)
+constexpr int64_t kCheckedTokens = 2048;  // that a result is checked on, in windows of a quarter
+
 struct LinearShape {
   const char* projection;
   int64_t rows;
@@ -199,13 +204,68 @@ int64_t rest_bytes(const ModelConfig& c, int bits, const QuantizeOptions& option
   return packed_bytes(layout);
 }
 
-}  // namespace
-
-QuantizePlan plan_quantization(const std::filesystem::path& model, const QuantizeOptions& options) {
-  return plan_quantization(open_model(model)->config(), options);
+/// The memory of a run on a device but for the tuning of blocks and at the end. `block_weights` are
+/// a block's.
+MemoryNeeds memory_needs(const ModelConfig& c, const QuantizeOptions& options,
+                         int64_t block_weights) {
+  const Family& family = family_named(c.family);
+  const int64_t d = c.hidden_size, a = c.n_heads * c.head_dim, f = c.intermediate_size;
+  const int64_t k = c.n_kv_heads * c.head_dim;
+  const int64_t element = size_of(options.products);
+  const int64_t positions = family.positions == Positions::kLearned ? c.max_positions * d : 0;
+  const int64_t embedding = c.vocab_size * d + positions;
+  MemoryNeeds needs;
+  needs.tokens = options.samples * options.sequence_length;
+  needs.sequence_length = options.sequence_length;
+  const auto set = [&](TokenMatrix matrix, int64_t bytes) {
+    needs.row_bytes[static_cast<size_t>(matrix)] = bytes;
+  };
+  if (BlockQuantizer::needs_statistics(options)) {
+    set(TokenMatrix::kQuantizedStream, 4 * d);
+    set(TokenMatrix::kAttentionResult, element * a);
+    set(TokenMatrix::kMlpHidden, element * f);
+    set(TokenMatrix::kBlockInput, 4 * d);
+    needs.chunk_token_bytes = 4 * d + element * (d + a + f);
+    needs.attention_token_bytes =
+        std::max(4 * (family.qk_norm ? 2 : 1) * (a + 2 * k) + element * 2 * k, 4 * d);
+    needs.mlp_token_bytes = 4 * std::max((family.gated_mlp ? 2 : 1) * f, d);
+    if (BlockQuantizer::needs_fp_stream(options)) {
+      set(TokenMatrix::kFpStream, 4 * d);
+      set(TokenMatrix::kAttentionInput, element * d);
+      set(TokenMatrix::kMlpInput, element * d);
+    }
+    if (BlockQuantizer::corrects_deviation(options)) set(TokenMatrix::kTeacher, element * d);
+  }
+  // The embedding in f32 and as it is stored, or rounded a slice at a time.
+  const bool rounds = options.embed_bits != 16 || options.head_bits != 16;
+  const int64_t slice = rounds ? 20 * std::min<int64_t>(c.vocab_size, kRoundedRows) * d : 0;
+  needs.start_bytes = 6 * embedding + (rounds ? std::max(4 * embedding, slice) : 0);
+  if (options.calibration == "self")
+    needs.start_bytes = std::max(
+        needs.start_bytes, element * (c.n_layers * block_weights + 2 * embedding) + 4 * embedding);
+  needs.pass_bytes = 8 * block_weights + 8 * std::max({d * d, a * a, f * f});
+  needs.block_bytes = 0;
+  for (const LinearShape& shape : block_linears(c, family.gated_mlp)) {
+    // Gram matrix, factors and target map; the walk's matrices of a linear's size.
+    const int64_t square = shape.cols * shape.cols;
+    needs.block_bytes = std::max(
+        needs.block_bytes, 8 * block_weights + std::max(40 * square, 32 * (square + shape.size())));
+  }
+  // The result is checked on a few windows: embedding, head, a block, logits of one window.
+  needs.end_bytes = std::max(slice, (4 + element) * embedding + 8 * block_weights +
+                                        kCheckedTokens * (c.vocab_size + 24 * d + 12 * f));
+  return needs;
 }
 
-QuantizePlan plan_quantization(const ModelConfig& c, const QuantizeOptions& options) {
+}  // namespace
+
+QuantizePlan plan_quantization(const std::filesystem::path& model, const QuantizeOptions& options,
+                               const MemoryBudget& budget) {
+  return plan_quantization(open_model(model)->config(), options, budget);
+}
+
+QuantizePlan plan_quantization(const ModelConfig& c, const QuantizeOptions& options,
+                               const MemoryBudget& budget) {
   validate(options);
   const bool gated = family_named(c.family).gated_mlp;
   QuantizePlan plan;
@@ -248,37 +308,50 @@ QuantizePlan plan_quantization(const ModelConfig& c, const QuantizeOptions& opti
                        (untied ? rest_bytes(c, options.head_bits, options) : 0) +
                        8 * c.hidden_size * (2 * c.n_layers + 1);
 
-  const int64_t tokens = options.samples * options.sequence_length;
-  const int64_t element = size_of(options.products);
-  const int64_t largest = std::max({c.hidden_size, c.intermediate_size, c.n_heads * c.head_dim});
-  int64_t memory = 4 * (embedding + positions);  // the embedding in hand, f32
-  if (BlockQuantizer::needs_statistics(options)) {
-    int64_t stream_bytes = 4 * c.hidden_size;  // X_q
-    int64_t cache_bytes =
-        element * (c.n_heads * c.head_dim + c.intermediate_size);  // inputs of o and down
-    if (BlockQuantizer::needs_fp_stream(options)) {
-      stream_bytes += 4 * c.hidden_size;           // X_fp
-      cache_bytes += element * 2 * c.hidden_size;  // inputs of q,k,v and gate,up
-    }
-    if (BlockQuantizer::corrects_deviation(options)) cache_bytes += element * c.hidden_size;
-    if (tuning_bytes > 0) stream_bytes += 4 * c.hidden_size;  // the input of the block in hand
-    const int64_t solving = 8 * block_weights + 40 * largest * largest;
-    memory = std::max(memory, tokens * cache_bytes + std::max(solving, tuning_bytes)) +
-             tokens * stream_bytes;
-    plan.floor_flops = static_cast<double>(tokens) * static_cast<double>(c.n_layers) *
-                           flops_per_token(c, options, gated) +
-                       tuning_flops;
-    if (tunes_end(options)) {
-      const int64_t end_memory = end_tuning.bytes(c, options, block_weights);
-      const int64_t kept_bytes =
-          batch_tokens(options, options.end_tune_windows) * kept_token_bytes(c, options.products);
-      plan.end_tune_kept_blocks =
-          std::clamp<int64_t>((memory - end_memory) / kept_bytes, 0, c.n_layers);
-      memory = std::max(memory, end_memory);
-      plan.floor_flops += end_tuning.flops(c, options, gated, plan.end_tune_kept_blocks);
-    }
+  MemoryNeeds needs = memory_needs(c, options, block_weights);
+  needs.block_bytes = std::max(needs.block_bytes, tuning_bytes);
+  if (!BlockQuantizer::needs_statistics(options)) {
+    plan.placement = place_streams(needs, budget.chunk_tokens, budget.bytes);
+    plan.peak_memory_bytes = 4 * (embedding + positions);  // the embedding in hand, f32
+    return plan;
   }
-  plan.peak_memory_bytes = memory;
+  const bool tunes = tuning_bytes > 0;
+  if (!tunes) needs.row_bytes[static_cast<size_t>(TokenMatrix::kBlockInput)] = 0;
+  int64_t streams = 0;  // of a token
+  int64_t caches = 0;
+  for (size_t i = 0; i < kTokenMatrices; ++i) {
+    const auto matrix = static_cast<TokenMatrix>(i);
+    const bool is_stream = matrix == TokenMatrix::kFpStream || matrix == TokenMatrix::kBlockInput ||
+                           matrix == TokenMatrix::kQuantizedStream;
+    (is_stream ? streams : caches) += needs.row_bytes[i];
+  }
+  const int64_t largest = std::max({c.hidden_size, c.intermediate_size, c.n_heads * c.head_dim});
+  const int64_t solving = 8 * block_weights + 40 * largest * largest;
+  const int64_t blocks_memory =
+      needs.tokens * streams + std::max(4 * (embedding + positions),
+                                        needs.tokens * caches + std::max(solving, tuning_bytes));
+  plan.peak_memory_bytes = blocks_memory;
+  plan.floor_flops = static_cast<double>(needs.tokens) * static_cast<double>(c.n_layers) *
+                         flops_per_token(c, options, gated) +
+                     tuning_flops;
+  const int64_t end_memory =
+      tunes_end(options) ? end_tuning.bytes(c, options, block_weights) : int64_t{0};
+  plan.peak_memory_bytes = std::max(plan.peak_memory_bytes, end_memory);
+  const int64_t teacher_stream =
+      needs.tokens * needs.row_bytes[static_cast<size_t>(TokenMatrix::kFpStream)];
+  needs.end_bytes = std::max(needs.end_bytes, end_memory - teacher_stream);
+  plan.placement = place_streams(needs, budget.chunk_tokens, budget.bytes);
+  if (plan.placement.host_bytes > 0) plan.peak_memory_bytes = plan.placement.device_bytes;
+  if (!tunes_end(options)) return plan;
+  int64_t room = blocks_memory - end_memory;
+  if (plan.placement.host_bytes > 0) {
+    const int64_t stream = plan.placement.on_host(TokenMatrix::kFpStream) ? 0 : teacher_stream;
+    room = *budget.bytes - *budget.bytes / kSpareShare - (end_memory - teacher_stream + stream);
+  }
+  const int64_t kept_bytes =
+      batch_tokens(options, options.end_tune_windows) * kept_token_bytes(c, options.products);
+  plan.end_tune_kept_blocks = std::clamp<int64_t>(room / kept_bytes, 0, c.n_layers);
+  plan.floor_flops += end_tuning.flops(c, options, gated, plan.end_tune_kept_blocks);
   return plan;
 }
 

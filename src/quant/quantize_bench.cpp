@@ -22,7 +22,6 @@ using Clock = std::chrono::steady_clock;
 
 /// Distinct tokens, in multiples of the hidden size: inputs then have full rank.
 constexpr int64_t kTokensPerChannel = 2;
-constexpr int64_t kEmbeddingChunk = 4096;  // tokens
 constexpr int kTimedProducts = 5;
 
 double seconds_since(Clock::time_point start) {
@@ -35,7 +34,8 @@ Tensor random_matrix(Device& device, int64_t rows, int64_t cols, Rng& rng) {
   return to_device(device, values);
 }
 
-Streams random_streams(Device& device, const ModelConfig& config, const QuantizeOptions& options) {
+Streams random_streams(Device& device, const ModelConfig& config, const QuantizeOptions& options,
+                       const StreamPlacement& placement) {
   Streams streams;
   if (!BlockQuantizer::needs_statistics(options)) return streams;
   Rng rng(options.seed);
@@ -44,17 +44,19 @@ Streams random_streams(Device& device, const ModelConfig& config, const Quantize
   const Tensor table = random_matrix(device, vocabulary, config.hidden_size, rng);
   std::vector<int32_t> ids(static_cast<size_t>(n_tokens));
   for (int32_t& id : ids) id = static_cast<int32_t>(rng.below(static_cast<uint64_t>(vocabulary)));
-  const auto embedded = [&] {
-    const Tensor stream = device.allocate(n_tokens, config.hidden_size, DType::kF32);
-    for (int64_t begin = 0; begin < n_tokens; begin += kEmbeddingChunk) {
-      const int64_t count = std::min(kEmbeddingChunk, n_tokens - begin);
-      device.embed({ids.data() + begin, static_cast<size_t>(count)}, table,
-                   stream.row_range(begin, count));
-    }
+  const auto embedded = [&](TokenMatrix matrix) {
+    const TokenRows stream(device, n_tokens, config.hidden_size, DType::kF32,
+                           placement.on_host(matrix));
+    const RowAccess access{stream, RowUse::kWrite};
+    for_row_chunks(device, n_tokens, device.chunk_tokens(), {&access, 1},
+                   [&](int64_t begin, std::span<const Tensor> chunks) {
+                     const auto count = static_cast<size_t>(chunks[0].rows());
+                     device.embed({ids.data() + begin, count}, table, chunks[0]);
+                   });
     return stream;
   };
-  if (BlockQuantizer::needs_fp_stream(options)) streams.fp = embedded();
-  streams.quantized = embedded();
+  if (BlockQuantizer::needs_fp_stream(options)) streams.fp = embedded(TokenMatrix::kFpStream);
+  streams.quantized = embedded(TokenMatrix::kQuantizedStream);
   return streams;
 }
 
@@ -99,9 +101,11 @@ QuantizeBenchResult bench_quantize(const ModelConfig& config, const QuantizeOpti
             config.n_layers);
   validate(options);
   QuantizeBenchResult result;
-  const QuantizePlan plan = plan_quantization(config, options);
+  const QuantizePlan plan = plan_quantization(config, options, MemoryBudget::of(device));
+  device.limit_chunk_tokens(plan.placement.chunk_tokens);
   result.floor_flops = plan.floor_flops / static_cast<double>(config.n_layers);
   result.planned_memory_bytes = plan.peak_memory_bytes;
+  result.placement = plan.placement;
   result.product_rate = product_rate(device, config, options.products);
 
   const Clock::time_point start = Clock::now();
@@ -112,8 +116,8 @@ QuantizeBenchResult bench_quantize(const ModelConfig& config, const QuantizeOpti
   if (device.is_asynchronous()) source = std::make_shared<PrefetchedSource>(source);
   const RopeTables rope =
       make_rope_tables(device, source->config(), std::max<int64_t>(options.sequence_length, 2));
-  BlockQuantizer quantizer(device, *source, options, rope);
-  const Streams streams = random_streams(device, source->config(), options);
+  BlockQuantizer quantizer(device, *source, options, rope, plan.placement);
+  const Streams streams = random_streams(device, source->config(), options, plan.placement);
   device.synchronize();
   result.setup_seconds = seconds_since(start);
 

@@ -11,6 +11,7 @@
 #include "kernels/device.h"
 #include "model/config.h"
 #include "quant/options.h"
+#include "quant/stream_placement.h"
 
 namespace d2q {
 
@@ -28,6 +29,7 @@ struct QuantizeBenchResult {
   double projected_seconds = 0.0;    // the whole model: blocks after the first stand for the rest
   int64_t peak_memory_bytes = 0;     // of the device; on a CPU of the whole process
   int64_t planned_memory_bytes = 0;  // QuantizePlan's formula for the whole model
+  StreamPlacement placement;         // of the activations
   /// Seconds of a block that stands for the others.
   double block_seconds() const;
 };

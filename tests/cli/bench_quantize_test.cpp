@@ -56,6 +56,13 @@ TEST(BenchQuantize, UnknownShapesAndSettingsAreWrongUsage) {
   EXPECT_EQ(run_d2quant({"bench", "quantize", "--shape", "llama9"}).exit_code, 2);
   EXPECT_EQ(bench({"--preset", "worst"}).exit_code, 2);
   EXPECT_EQ(bench({"--bits", "5"}).exit_code, 2);
+  EXPECT_EQ(bench({"--gpu-mem", "much"}).exit_code, 2);
+}
+
+TEST(BenchQuantize, ALimitOnTheGpusMemoryNeedsAGpu) {
+  const ProcessResult result = bench({"--gpu-mem", "12GB"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_NE(result.err.find("needs --device cuda"), std::string::npos) << result.err;
 }
 
 }  // namespace

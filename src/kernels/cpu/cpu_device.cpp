@@ -17,6 +17,7 @@
 #include "kernels/cpu/memory_pool.h"
 #include "kernels/cpu/packed_linear.h"
 #include "kernels/isa.h"
+#include "kernels/operation_checks.h"
 
 namespace d2q {
 namespace {
@@ -63,7 +64,11 @@ class CpuDevice final : public Device {
                        context_.pool.n_threads() == 1 ? "" : "s");
   }
   bool has_fast_bf16() const override { return context_.has_bf16_products; }
-  int64_t chunk_tokens() const override { return kChunkTokens; }
+  int64_t chunk_tokens() const override { return chunk_tokens_; }
+  void limit_chunk_tokens(int64_t tokens) override {
+    D2Q_CHECK(tokens >= 1, "chunks of {} tokens", tokens);
+    chunk_tokens_ = std::min(kChunkTokens, tokens);
+  }
   bool is_asynchronous() const override { return false; }
   int64_t peak_memory_bytes() const override {
     rusage usage{};
@@ -88,6 +93,18 @@ class CpuDevice final : public Device {
   void download(const Tensor& source, void* host) override {
     if (!source.empty()) std::memcpy(host, source.raw(), static_cast<size_t>(source.n_bytes()));
   }
+  Tensor allocate_on_host(int64_t rows, int64_t cols, DType dtype) override {
+    return allocate(rows, cols, dtype);
+  }
+  void load(const Tensor& host, const Tensor& destination) override {
+    check_transfer(host, destination);
+    upload(host.raw(), destination);
+  }
+  void store(const Tensor& source, const Tensor& host) override {
+    check_transfer(source, host);
+    download(source, host.raw());
+  }
+  void join_transfers() override {}
   PackedTensor upload_packed(const PackedView& packed) override {
     return {packed.layout, view_of(packed.codes), view_of(packed.scales)};
   }
@@ -195,6 +212,7 @@ class CpuDevice final : public Device {
 
  private:
   CpuContext context_;
+  int64_t chunk_tokens_ = kChunkTokens;
   std::shared_ptr<MemoryPool> memory_ = std::make_shared<MemoryPool>(kPoolBytes);
   PackedMultiplier packed_;
   std::unique_ptr<SolverOps> solver_;

@@ -13,6 +13,11 @@ namespace {
 /// out of the calls.
 constexpr size_t kBlasWorkspaceBytes = 32u << 20;
 
+/// The pool hands out memory in pieces of this size.
+constexpr int64_t kGranularity = 512;
+/// Of the free memory that tensors may take where no limit is set.
+constexpr double kUsableShare = 0.95;
+
 /// Up to here the runtime copies pageable memory before it returns.
 constexpr int64_t kStagedBytes = 64 << 10;
 
@@ -69,27 +74,89 @@ std::shared_ptr<CudaContext> CudaContext::create() {
              "the memory pool");
   check_cuda(cudaStreamCreateWithFlags(&context->stream_, cudaStreamNonBlocking), "a stream");
   context->transfer_ = std::make_unique<StagedTransfer>(context->stream_);
+  context->host_rows_ = std::make_unique<HostRows>(context->stream_);
   check_cublas(cublasCreate(&context->blas_), "starting");
   check_cublas(cublasSetStream(context->blas_, context->stream_), "its stream");
   check_cuda(cudaMalloc(&context->blas_workspace_, kBlasWorkspaceBytes), "cuBLAS's workspace");
   check_cublas(cublasSetWorkspace(context->blas_, context->blas_workspace_, kBlasWorkspaceBytes),
                "its workspace");
+  context->count(kBlasWorkspaceBytes);
+  size_t free_bytes = 0;
+  size_t total_bytes = 0;
+  check_cuda(cudaMemGetInfo(&free_bytes, &total_bytes), "reading free memory");
+  context->free_at_start_ = static_cast<int64_t>(kUsableShare * static_cast<double>(free_bytes));
   return context;
 }
 
 CudaContext::~CudaContext() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
   transfer_.reset();
+  host_rows_.reset();
   if (blas_ != nullptr) cublasDestroy(blas_);
   if (blas_workspace_ != nullptr) cudaFree(blas_workspace_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
+void CudaContext::count(int64_t n_bytes) {
+  const int64_t now = in_use_ + n_bytes;
+  if (limit_ && now > *limit_) {
+    fail(ErrorCode::kUnsupported,
+         "GPU memory: {:.2f} GB are in use and {:.2f} GB more are needed, but the limit is {:.2f} "
+         "GB; a larger --gpu-mem is needed here",
+         1e-9 * static_cast<double>(in_use_.load()), 1e-9 * static_cast<double>(n_bytes),
+         1e-9 * static_cast<double>(*limit_));
+  }
+  in_use_ += n_bytes;
+  int64_t peak = peak_;
+  while (now > peak && !peak_.compare_exchange_weak(peak, now)) {
+  }
+  const bool captured = recording_ != nullptr && recording_->is_captured;
+  if (!limit_ || captured) return;
+  // The pool keeps freed pieces, and pieces between others fit nobody.
+  uint64_t reserved = 0;
+  uint64_t used = 0;
+  check_cuda(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved),
+             "memory in use");
+  check_cuda(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemCurrent, &used), "memory in use");
+  if (static_cast<int64_t>(reserved) + n_bytes <= *limit_ || reserved == used) return;
+  synchronize();
+  check_cuda(cudaMemPoolTrimTo(pool_, 0), "giving memory back");
+}
+
 std::shared_ptr<void> CudaContext::allocate_bytes(int64_t n_bytes) {
   if (n_bytes == 0) return nullptr;
+  const int64_t counted = (n_bytes + kGranularity - 1) / kGranularity * kGranularity;
+  count(counted);
   void* data = nullptr;
-  check_cuda(cudaMallocAsync(&data, static_cast<size_t>(n_bytes), stream_), "allocating");
-  return {data, [self = shared_from_this()](void* p) { cudaFreeAsync(p, self->stream_); }};
+  const cudaError_t status = cudaMallocAsync(&data, static_cast<size_t>(n_bytes), stream_);
+  if (status != cudaSuccess) in_use_ -= counted;
+  check_cuda(status, "allocating");
+  return {data, [self = shared_from_this(), counted](void* p) {
+            cudaFreeAsync(p, self->stream_);
+            self->in_use_ -= counted;
+          }};
+}
+
+Tensor CudaContext::allocate_on_host(int64_t rows, int64_t cols, DType dtype) {
+  D2Q_CHECK(rows >= 0 && cols >= 0, "{}x{}", rows, cols);
+  const uint64_t count =
+      checked_mul(static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), "tensor");
+  const uint64_t bytes = checked_mul(count, static_cast<uint64_t>(size_of(dtype)), "tensor");
+  if (bytes == 0) return {nullptr, nullptr, rows, cols, dtype};
+  void* data = nullptr;
+  const cudaError_t status = cudaHostAlloc(&data, bytes, cudaHostAllocPortable);
+  if (status != cudaSuccess) {
+    cudaGetLastError();
+    fail(ErrorCode::kUnsupported,
+         "host memory: {:.2f} GB for activations that the GPU has no room for were refused ({}); "
+         "fewer --samples or a larger --gpu-mem need less",
+         1e-9 * static_cast<double>(bytes), cudaGetErrorString(status));
+  }
+  std::shared_ptr<void> buffer(data, [self = shared_from_this()](void* p) {
+    self->host_rows_->finish();
+    cudaFreeHost(p);
+  });
+  return {std::move(buffer), data, rows, cols, dtype};
 }
 
 Tensor CudaContext::allocate(int64_t rows, int64_t cols, DType dtype) {
@@ -140,12 +207,6 @@ void CudaContext::download(const void* device, void* host, int64_t n_bytes) {
       cudaMemcpyAsync(host, device, static_cast<size_t>(n_bytes), cudaMemcpyDeviceToHost, stream_),
       "copying from the GPU");
   synchronize();
-}
-
-int64_t CudaContext::peak_memory_bytes() const {
-  uint64_t bytes = 0;
-  check_cuda(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemHigh, &bytes), "memory in use");
-  return static_cast<int64_t>(bytes);
 }
 
 void CudaContext::synchronize() { check_cuda(cudaStreamSynchronize(stream_), "a kernel"); }

@@ -6,11 +6,14 @@
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "kernels/cuda/cuda_host_rows.h"
 #include "kernels/cuda/cuda_transfer.h"
 #include "kernels/tensor.h"
 
@@ -45,6 +48,7 @@ class CudaContext : public std::enable_shared_from_this<CudaContext> {
   const cudaDeviceProp& properties() const noexcept { return properties_; }
 
   /// Uninitialised, in the order of the stream. The buffer keeps the context alive.
+  /// Error{kUnsupported} where a limit would be exceeded.
   std::shared_ptr<void> allocate_bytes(int64_t n_bytes);
   Tensor allocate(int64_t rows, int64_t cols, DType dtype);
   /// Host memory may be pageable; it is free for reuse on return.
@@ -56,17 +60,31 @@ class CudaContext : public std::enable_shared_from_this<CudaContext> {
   std::shared_ptr<void> constants(const void* host, int64_t n_bytes);
   /// Until null is set, constants() are those of a recording.
   void set_recording(RecordedConstants* recording) noexcept { recording_ = recording; }
-  /// The most that allocate_bytes() has had in use.
-  int64_t peak_memory_bytes() const;
+  /// Memory of the host for load() and store() of host_rows(). Keeps the context alive.
+  Tensor allocate_on_host(int64_t rows, int64_t cols, DType dtype);
+  HostRows& host_rows() noexcept { return *host_rows_; }
+  /// The most that allocate_bytes() has had in use, and cuBLAS's workspace.
+  int64_t peak_memory_bytes() const noexcept { return peak_; }
+  /// What peak_memory_bytes() may come to: the limit, or what was free at the start but for a share
+  /// that fragments and other libraries take.
+  int64_t memory_budget() const noexcept { return limit_.value_or(free_at_start_); }
+  void limit_memory(int64_t n_bytes) noexcept { limit_ = n_bytes; }
 
  private:
   CudaContext() = default;
+  /// Adds to what is in use; the pool gives back what lies unused where a limit leaves no room.
+  void count(int64_t n_bytes);
 
   cudaStream_t stream_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
   cublasHandle_t blas_ = nullptr;
   void* blas_workspace_ = nullptr;
   std::unique_ptr<StagedTransfer> transfer_;
+  std::unique_ptr<HostRows> host_rows_;
+  std::atomic<int64_t> in_use_ = 0;
+  std::atomic<int64_t> peak_ = 0;
+  std::optional<int64_t> limit_;
+  int64_t free_at_start_ = 0;
   cudaDeviceProp properties_{};
   RecordedConstants* recording_ = nullptr;
 };

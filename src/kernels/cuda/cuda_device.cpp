@@ -1,6 +1,7 @@
 // The GPU as a Device: owns the context and hands every operation to its file.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "kernels/cuda/cuda_decode.h"
@@ -9,6 +10,7 @@
 #include "kernels/cuda/cuda_gradients.h"
 #include "kernels/cuda/cuda_matrix_ops.h"
 #include "kernels/cuda/cuda_solver.h"
+#include "kernels/operation_checks.h"
 
 namespace d2q {
 namespace {
@@ -30,10 +32,16 @@ class CudaDevice final : public Device {
     return fmt::format("cuda ({}, {} GiB)", properties.name, properties.totalGlobalMem >> 30);
   }
   bool has_fast_bf16() const override { return true; }
-  int64_t chunk_tokens() const override { return kChunkTokens; }
+  int64_t chunk_tokens() const override { return chunk_tokens_; }
+  void limit_chunk_tokens(int64_t tokens) override {
+    D2Q_CHECK(tokens >= 1, "chunks of {} tokens", tokens);
+    chunk_tokens_ = std::min(kChunkTokens, tokens);
+  }
   bool is_asynchronous() const override { return true; }
   int64_t peak_memory_bytes() const override { return context_->peak_memory_bytes(); }
 
+  std::optional<int64_t> memory_budget() const override { return context_->memory_budget(); }
+  void limit_memory(int64_t n_bytes) override { context_->limit_memory(n_bytes); }
   Tensor allocate(int64_t rows, int64_t cols, DType dtype) override {
     return context_->allocate(rows, cols, dtype);
   }
@@ -43,6 +51,22 @@ class CudaDevice final : public Device {
   void download(const Tensor& source, void* host) override {
     if (!source.empty()) context_->download(source.raw(), host, source.n_bytes());
   }
+  Tensor allocate_on_host(int64_t rows, int64_t cols, DType dtype) override {
+    return context_->allocate_on_host(rows, cols, dtype);
+  }
+  void load(const Tensor& host, const Tensor& destination) override {
+    check_transfer(host, destination);
+    check_cuda(context_->host_rows().copy(host.raw(), destination.raw(), host.n_bytes(),
+                                          cudaMemcpyHostToDevice),
+               "copying to the GPU");
+  }
+  void store(const Tensor& source, const Tensor& host) override {
+    check_transfer(source, host);
+    check_cuda(context_->host_rows().copy(source.raw(), host.raw(), source.n_bytes(),
+                                          cudaMemcpyDeviceToHost),
+               "copying from the GPU");
+  }
+  void join_transfers() override { check_cuda(context_->host_rows().join(), "waiting for copies"); }
   PackedTensor upload_packed(const PackedView& packed) override {
     return upload_packed_cuda(*context_, packed);
   }
@@ -121,6 +145,7 @@ class CudaDevice final : public Device {
 
  private:
   std::shared_ptr<CudaContext> context_;
+  int64_t chunk_tokens_ = kChunkTokens;
   DeviceIntegers ids_;
   DeviceIntegers positions_;
   std::unique_ptr<DecodeOps> decode_;
