@@ -62,11 +62,13 @@ void check_model_exists(const std::filesystem::path& path) {
 }
 
 void add_gpu_memory_option(CLI::App& command, std::optional<uint64_t>& bytes) {
+  CLI::Validator size = CLI::AsSizeValue(/*kb_is_1000=*/true);
+  size.description("");
   command
       .add_option("--gpu-mem", bytes,
                   "Most memory of the GPU to take, as 12GB (10^9) or 12GiB: activations then stay "
                   "in the host's, beside the GPU's working memory [what is free]")
-      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->transform(size)
       ->type_name("SIZE");
 }
 

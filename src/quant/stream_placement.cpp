@@ -71,11 +71,12 @@ StreamPlacement place_streams(const MemoryNeeds& needs, int64_t chunk_tokens,
     count_bytes(needs, placement);
   }
   if (!fits()) {
-    fail(ErrorCode::kUnsupported,
-         "GPU memory: this run takes at least {:.2f} GB with all activations in the host's memory, "
-         "but {:.2f} GB are free or allowed (--gpu-mem); shorter windows (--seq) or --device cpu "
-         "take less",
-         1e-9 * static_cast<double>(placement.device_bytes), 1e-9 * static_cast<double>(*budget));
+    fail(
+        ErrorCode::kUnsupported,
+        "GPU memory: this run takes at least {:.2f} GB with all activations in the host's memory, "
+        "but {:.2f} GB are free or allowed (--gpu-mem); shorter windows (--seq), --end-tune off or "
+        "--device cpu take less",
+        1e-9 * static_cast<double>(placement.device_bytes), 1e-9 * static_cast<double>(*budget));
   }
   return placement;
 }
