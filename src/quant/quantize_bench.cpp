@@ -101,11 +101,14 @@ QuantizeBenchResult bench_quantize(const ModelConfig& config, const QuantizeOpti
             config.n_layers);
   validate(options);
   QuantizeBenchResult result;
-  const QuantizePlan plan = plan_quantization(config, options, MemoryBudget::of(device));
-  device.limit_chunk_tokens(plan.placement.chunk_tokens);
+  const QuantizePlan plan = plan_quantization(config, options);
+  // Only blocks are quantized here.
+  QuantizeOptions of_blocks = options;
+  of_blocks.end_tune_steps = 0;
+  result.placement = plan_quantization(config, of_blocks, MemoryBudget::of(device)).placement;
+  device.limit_chunk_tokens(result.placement.chunk_tokens);
   result.floor_flops = plan.floor_flops / static_cast<double>(config.n_layers);
   result.planned_memory_bytes = plan.peak_memory_bytes;
-  result.placement = plan.placement;
   result.product_rate = product_rate(device, config, options.products);
 
   const Clock::time_point start = Clock::now();
@@ -116,8 +119,8 @@ QuantizeBenchResult bench_quantize(const ModelConfig& config, const QuantizeOpti
   if (device.is_asynchronous()) source = std::make_shared<PrefetchedSource>(source);
   const RopeTables rope =
       make_rope_tables(device, source->config(), std::max<int64_t>(options.sequence_length, 2));
-  BlockQuantizer quantizer(device, *source, options, rope, plan.placement);
-  const Streams streams = random_streams(device, source->config(), options, plan.placement);
+  BlockQuantizer quantizer(device, *source, options, rope, result.placement);
+  const Streams streams = random_streams(device, source->config(), options, result.placement);
   device.synchronize();
   result.setup_seconds = seconds_since(start);
 
