@@ -33,7 +33,12 @@ set(D2Q_LIBS_base fmt::fmt Threads::Threads PkgConfig::XXHASH)
 set(D2Q_LIBS_format nlohmann_json::nlohmann_json)
 set(D2Q_LIBS_kernels PkgConfig::OPENBLAS ${LAPACKE_LIBRARY} DNNL::dnnl gomp)
 if(D2Q_HAS_CUDA)
-  list(APPEND D2Q_LIBS_kernels CUDA::cudart_static CUDA::cublas CUDA::cublasLt CUDA::cusolver)
+  list(APPEND D2Q_LIBS_kernels CUDA::cudart_static CUDA::cublas CUDA::cublasLt CUDA::cusolver
+    ${CMAKE_DL_LIBS})
+  if(NCCL_INCLUDE_DIR)
+    set_source_files_properties(src/kernels/cuda/cuda_nccl.cpp PROPERTIES
+      COMPILE_DEFINITIONS D2Q_HAS_NCCL INCLUDE_DIRECTORIES "${NCCL_INCLUDE_DIR}")
+  endif()
 endif()
 set(D2Q_LIBS_text PkgConfig::PCRE2 PkgConfig::UTF8PROC nlohmann_json::nlohmann_json)
 set(D2Q_LIBS_model nlohmann_json::nlohmann_json)

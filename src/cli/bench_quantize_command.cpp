@@ -31,6 +31,7 @@ struct BenchQuantizeCommand {
   std::optional<int64_t> sequence_length;
   std::optional<int64_t> tune_steps;
   std::optional<uint64_t> gpu_memory;
+  int gpus = 1;
   bool json = false;
 };
 
@@ -99,15 +100,15 @@ void print_text(const QuantizeBenchResult& result, int64_t n_layers) {
 
 void bench(const BenchQuantizeCommand& command, const GlobalOptions& global) {
   const ModelConfig config = config_of_shape(command.shape);
-  Runtime runtime(global);
+  Runtime runtime(global, command.gpus);
   limit_gpu_memory(runtime, command.gpu_memory);
   const QuantizeOptions options = as_usage([&] { return make_options(command, runtime.device()); });
   const QuantizeBenchResult result =
-      bench_quantize(config, options, std::min(command.blocks, config.n_layers), runtime.device(),
+      bench_quantize(config, options, std::min(command.blocks, config.n_layers), runtime.group(),
                      runtime.pool(), make_progress_sink(global.progress));
   if (command.json) {
     nlohmann::json report = to_json(result);
-    report.update({{"device", runtime.device().name()},
+    report.update({{"device", runtime.group().name()},
                    {"shape", command.shape},
                    {"preset", command.preset},
                    {"bits", options.bits},
@@ -118,7 +119,7 @@ void bench(const BenchQuantizeCommand& command, const GlobalOptions& global) {
                    {"n_layers", config.n_layers}});
     return print_json(report);
   }
-  print_line(runtime.device().name());
+  print_line(runtime.group().name());
   print_text(result, config.n_layers);
 }
 
@@ -148,6 +149,7 @@ void add_bench_quantize_command(CLI::App& parent, Program& program) {
   app.add_option("--tune", command->tune_steps, "Steps of tuning a block; 0 is off [preset]");
   add_precision_option(app, command->precision,
                        "bf16 where the device is faster with it, else f32");
+  add_gpus_option(app, command->gpus);
   add_gpu_memory_option(app, command->gpu_memory);
   app.add_flag("--json", command->json, "Print one JSON object, numbers unrounded");
   app.callback([command, &program] {

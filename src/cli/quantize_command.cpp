@@ -60,6 +60,7 @@ struct QuantizeCommand {
   std::string grid = "any";
   std::optional<std::string> shift_gate;
   std::optional<uint64_t> gpu_memory;
+  int gpus = 1;
   bool dry_run = false;
   bool resume = false;
   bool overwrite = false;
@@ -187,7 +188,7 @@ void print_report(const QuantizeCommand& command, const nlohmann::json& report) 
 nlohmann::json quantize_to_folder(const QuantizeCommand& command, const QuantizeOptions& options,
                                   Runtime& runtime, const ProgressSink& progress) {
   try {
-    return quantize(command.model, command.output, options, runtime.device(), runtime.pool(),
+    return quantize(command.model, command.output, options, runtime.group(), runtime.pool(),
                     progress);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kInterrupted) throw;
@@ -200,12 +201,12 @@ void quantize_model(const QuantizeCommand& command, const GlobalOptions& global)
   if (command.output.empty() && !command.dry_run)
     throw UsageError("--output is required without --dry-run");
   check_model_exists(command.model);
-  Runtime runtime(global);
+  Runtime runtime(global, command.gpus);
   limit_gpu_memory(runtime, command.gpu_memory);
   const QuantizeOptions options = as_usage([&] { return make_options(command, runtime.device()); });
   if (command.dry_run) {
-    return print_plan(
-        command, plan_quantization(command.model, options, MemoryBudget::of(runtime.device())));
+    return print_plan(command,
+                      plan_quantization(command.model, options, MemoryBudget::of(runtime.group())));
   }
   const ProgressSink progress = make_progress_sink(global.progress);
   nlohmann::json report = quantize_to_folder(command, options, runtime, progress);
@@ -341,6 +342,7 @@ void add_quantize_command(CLI::App& app, Program& program) {
   add_calibration_options(quantize, *command);
   add_precision_option(quantize, command->precision,
                        "bf16 where the device is faster with it, else f32");
+  add_gpus_option(quantize, command->gpus);
   add_gpu_memory_option(quantize, command->gpu_memory);
   quantize.add_flag("--dry-run", command->dry_run, "Print size, memory and work, and stop");
   quantize.add_flag("--resume", command->resume,

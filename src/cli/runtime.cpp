@@ -35,10 +35,17 @@ std::shared_ptr<const WeightSource> open_existing(const std::filesystem::path& p
 
 }  // namespace
 
-Runtime::Runtime(const GlobalOptions& options)
-    : pool_(options.threads), device_(make_gpu_device(options)) {
+Runtime::Runtime(const GlobalOptions& options, int n_gpus) : pool_(options.threads) {
+  if (n_gpus > 1) {
+    if (options.device == "cpu") throw UsageError("--gpus: --device cpu has none");
+    group_ = make_cuda_group(n_gpus);
+    on_gpu_ = true;
+    return;
+  }
+  device_ = make_gpu_device(options);
   on_gpu_ = device_ != nullptr;
   if (!on_gpu_) device_ = make_cpu_device(pool_, options.isa, activations_of(options));
+  group_ = make_single_group(*device_);
 }
 
 ActivationBits activations_of(const GlobalOptions& options) {
@@ -66,7 +73,7 @@ void add_gpu_memory_option(CLI::App& command, std::optional<uint64_t>& bytes) {
   size.description("");
   command
       .add_option("--gpu-mem", bytes,
-                  "Most memory of the GPU to take, as 12GB (10^9) or 12GiB: activations then stay "
+                  "Most memory of each GPU to take, as 12GB (10^9) or 12GiB: activations then stay "
                   "in the host's, beside the GPU's working memory [what is free]")
       ->transform(size)
       ->type_name("SIZE");
@@ -76,7 +83,19 @@ void limit_gpu_memory(Runtime& runtime, std::optional<uint64_t> bytes) {
   if (!bytes) return;
   if (*bytes > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
     throw UsageError("--gpu-mem: no GPU has that much");
-  as_usage([&] { runtime.device().limit_memory(static_cast<int64_t>(*bytes)); });
+  as_usage([&] {
+    for (int rank = 0; rank < runtime.group().size(); ++rank)
+      runtime.group().device(rank).limit_memory(static_cast<int64_t>(*bytes));
+  });
+}
+
+void add_gpus_option(CLI::App& command, int& n_gpus) {
+  command
+      .add_option("--gpus", n_gpus,
+                  "GPUs of this host to spread the work over: calibration windows, and rows of the "
+                  "linears that are solved")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 64));
 }
 
 void add_precision_option(CLI::App& command, std::string& precision,

@@ -9,7 +9,7 @@
 
 #include "base/thread_pool.h"
 #include "cli/commands.h"
-#include "kernels/device.h"
+#include "kernels/device_group.h"
 #include "model/transformer.h"
 #include "model/weight_source.h"
 #include "text/tokenizer.h"
@@ -18,15 +18,19 @@ namespace d2q::cli {
 
 class Runtime {
  public:
-  explicit Runtime(const GlobalOptions& options);
-  Device& device() noexcept { return *device_; }
+  /// With more than one GPU: throws UsageError where the options want the CPU.
+  explicit Runtime(const GlobalOptions& options, int n_gpus = 1);
+  Device& device() noexcept { return group_->device(0); }
+  /// The devices that work together, device() the first of them.
+  DeviceGroup& group() noexcept { return *group_; }
   ThreadPool& pool() noexcept { return pool_; }
   bool on_gpu() const noexcept { return on_gpu_; }
 
  private:
   ThreadPool pool_;
   bool on_gpu_ = false;
-  std::unique_ptr<Device> device_;
+  std::unique_ptr<Device> device_;  // where it is one
+  std::unique_ptr<DeviceGroup> group_;
 };
 
 /// Throws Error{kNotFound} saying what a model may be.
@@ -37,6 +41,8 @@ ActivationBits activations_of(const GlobalOptions& options);
 
 /// `--gpu-mem SIZE`: a number of bytes, or of a unit that it names.
 void add_gpu_memory_option(CLI::App& command, std::optional<uint64_t>& bytes);
+/// `--gpus N`.
+void add_gpus_option(CLI::App& command, int& n_gpus);
 /// Throws UsageError where there is no GPU.
 void limit_gpu_memory(Runtime& runtime, std::optional<uint64_t> bytes);
 

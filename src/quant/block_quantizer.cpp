@@ -9,6 +9,7 @@
 #include "kernels/host_copy.h"
 #include "model/load_weights.h"
 #include "quant/absorb.h"
+#include "quant/group_weights.h"
 #include "quant/linear_settings.h"
 
 namespace d2q {
@@ -66,16 +67,22 @@ struct BlockQuantizer::Pass {
 
 BlockQuantizer::BlockQuantizer(Device& device, const WeightSource& source,
                                const QuantizeOptions& options, const RopeTables& rope,
-                               const StreamPlacement& placement)
+                               const StreamPlacement& placement, const GroupMember& member)
     : device_(device),
       source_(source),
       options_(options),
       rope_(rope),
-      stages_(device, source.config(), rope_, options.products) {
+      stages_(device, source.config(), rope_, options.products),
+      member_(member) {
   if (needs_statistics(options)) allocate_caches(placement);
 }
 
 BlockQuantizer::~BlockQuantizer() = default;
+
+WindowRange window_range(const QuantizeOptions& options, const GroupMember& member) {
+  const int64_t first = options.samples * member.rank() / member.size();
+  return {first, options.samples * (member.rank() + 1) / member.size() - first};
+}
 
 bool BlockQuantizer::needs_statistics(const QuantizeOptions& options) {
   return options.method != QuantMethod::kRtn;
@@ -158,7 +165,8 @@ void BlockQuantizer::copy_rows(const TokenRows& source, const TokenRows& destina
 }
 
 void BlockQuantizer::check_finite(int64_t layer, const char* what, const TokenRows& stream) {
-  int64_t first = 0;  // row of the chunk
+  // Row of the chunk.
+  int64_t first = window_range(options_, member_).first * options_.sequence_length;
   for_chunks({{stream, RowUse::kRead}}, [&](Chunks chunks) {
     const int64_t found = device_.first_non_finite_row(chunks[0]);
     if (found >= 0) {
@@ -199,6 +207,13 @@ Linear BlockQuantizer::stream_linear(const StoredLinear& stored) const {
   return linear;
 }
 
+BlockWeights BlockQuantizer::load(int64_t layer, DType dtype) const {
+  BlockWeights weights;
+  if (member_.is_first()) weights = load_block(device_, source_, layer, dtype);
+  share_weights(device_, member_, weights);
+  return weights;
+}
+
 StoredLinear BlockQuantizer::solve_linear(InputSetSolver& solver, int64_t layer,
                                           const char* projection, const Linear& linear) {
   StoredLinear stored;
@@ -215,8 +230,10 @@ StoredLinear BlockQuantizer::solve_linear(InputSetSolver& solver, int64_t layer,
     // What the file will hold: f16.
     for (float& value : stored.dense.span()) value = to_float(to_half(value));
   } else {
-    stored.solution =
-        solver.solve(linear.dense, settings.grid, settings.group_size, settings.middle_zero);
+    stored.solution = solve_rows(
+        device_, member_, linear.dense, settings.grid.column_scale, [&](const Tensor& rows) {
+          return solver.solve(rows, settings.grid, settings.group_size, settings.middle_zero);
+        });
   }
   return stored;
 }
@@ -228,6 +245,7 @@ InputSetSolver BlockQuantizer::collect(Pass& pass, int64_t n_inputs, const char*
   pass.clock.enter("statistics");
   InputStatistics sums(device_, n_inputs, options_.samples, needs_fp_stream(options_));
   for_chunks(accesses, [&](Chunks chunks) { add_chunk(chunks, sums); });
+  sums.sum_over(member_);
   pass.clock.enter("factorise");
   return sums.solver(options_, linear_name(source_.config(), pass.layer, projection), pass.clock);
 }
@@ -310,7 +328,8 @@ void BlockQuantizer::correct_mlp_norm(Pass& pass) {
                stages_.mlp_input(pass.result.weights, chunks[0], student);
                deviation.add(chunks[1], student);
              });
-  pass.result.deviation = deviation.shift(n_tokens(), options_.shift_gate);
+  deviation.sum_over(member_);
+  pass.result.deviation = deviation.shift(all_tokens(), options_.shift_gate);
   norm.shift = to_device(device_, pass.result.deviation->shift, 1, hidden_size);
   if (!pass.fp.mlp_norm.shift.empty()) device_.add(norm.shift, pass.fp.mlp_norm.shift);
 }
@@ -366,14 +385,17 @@ bool BlockQuantizer::absorb_down_scale(Pass& pass) {
   const auto up = std::find_if(linears.begin(), linears.end(),
                                [&](const StoredLinear& linear) { return linear.name == up_name; });
   D2Q_CHECK(up != linears.end(), "no up_proj in block {}", pass.layer);
-  if (up->solution) {
-    absorb_column_scale(*down.solution, *up->solution, up->bias);
-  } else {
-    absorb_column_scale(*down.solution, up->dense, up->bias);
-    for (float& value : up->dense.span()) value = to_float(to_half(value));
+  if (member_.is_first()) {
+    if (up->solution) {
+      absorb_column_scale(*down.solution, *up->solution, up->bias);
+    } else {
+      absorb_column_scale(*down.solution, up->dense, up->bias);
+      for (float& value : up->dense.span()) value = to_float(to_half(value));
+    }
+    pass.result.weights.up = stream_linear(*up);
+    pass.result.weights.down = stream_linear(down);
   }
-  pass.result.weights.up = stream_linear(*up);
-  pass.result.weights.down = stream_linear(down);
+  share_weights(device_, member_, pass.result.weights);
   return true;
 }
 
@@ -382,6 +404,29 @@ void BlockQuantizer::tune(Pass& pass,
   const ModelConfig& config = source_.config();
   if (!tunes_block(options_, config, pass.layer)) return;
   pass.clock.enter("tune");
+  // The windows are drawn from all members'.
+  device_.synchronize();
+  const Streams mine{pass.streams.fp, caches_->block_input};
+  member_.exchange(mine, [&](std::span<const Streams* const> all) {
+    if (!member_.is_first()) return;
+    std::vector<TokenRows> inputs, targets;
+    for (const Streams* one : all) {
+      inputs.push_back(one->quantized);
+      targets.push_back(one->fp);
+    }
+    tune_first(pass, TokenRows::joined(std::move(inputs)), TokenRows::joined(std::move(targets)),
+               on_step);
+    device_.synchronize();
+  });
+  member_.exchange(pass.result.tuning, [&](std::span<const std::optional<BlockTuning>* const> all) {
+    if (!member_.is_first()) pass.result.tuning = *all[0];
+  });
+  if (pass.result.tuning->accepted) share_weights(device_, member_, pass.result.weights);
+}
+
+void BlockQuantizer::tune_first(Pass& pass, const TokenRows& input, const TokenRows& target,
+                                const std::function<void(int64_t step, double loss)>& on_step) {
+  const ModelConfig& config = source_.config();
   BlockWeights& current = pass.result.weights;
   TunedSolutions solutions{};
   std::array<StoredLinear*, kBlockLinears.size()> tuned{};
@@ -396,8 +441,7 @@ void BlockQuantizer::tune(Pass& pass,
     }
   }
   const BlockTuner tuner(device_, config, rope_, options_);
-  pass.result.tuning =
-      tuner.tune(pass.layer, caches_->block_input, pass.streams.fp, current, solutions, on_step);
+  pass.result.tuning = tuner.tune(pass.layer, input, target, current, solutions, on_step);
   if (pass.result.tuning->accepted) {
     for (size_t i = 0; i < kBlockLinears.size(); ++i) {
       if (tuned[i] != nullptr) current.*kBlockLinears[i].member = stream_linear(*tuned[i]);
@@ -433,7 +477,8 @@ void BlockQuantizer::leave_block(Pass& pass, bool absorbed) {
       device_.norm(chunks[0], *pass.final_norm, student);
       deviation.add(chunks[1], student);
     });
-    pass.result.final_deviation = deviation.shift(n_tokens(), options_.shift_gate);
+    deviation.sum_over(member_);
+    pass.result.final_deviation = deviation.shift(all_tokens(), options_.shift_gate);
   }
   check_finite(pass.layer, "quantized", pass.streams.quantized);
 }
@@ -444,10 +489,11 @@ QuantizedBlock BlockQuantizer::quantize(
     const std::function<void(int64_t step, double loss)>& on_tune_step) {
   Pass pass{layer, streams, final_norm, on_linear, StageClock(device_), {}, {}, {}};
   pass.clock.enter("load");
-  pass.exact = load_block(device_, source_, layer, DType::kF32);
+  pass.exact = load(layer, DType::kF32);
   pass.fp = in_dtype(device_, pass.exact, options_.products);
   pass.result.weights = pass.fp;
-  if (layer + 1 < source_.config().n_layers) source_.prefetch(block_tensors(source_, layer + 1));
+  if (member_.is_first() && layer + 1 < source_.config().n_layers)
+    source_.prefetch(block_tensors(source_, layer + 1));
   if (needs_fp_stream(options_)) {
     pass.clock.enter("full-precision stream");
     run_block(pass.fp, streams.fp, true);
@@ -470,14 +516,14 @@ QuantizedBlock BlockQuantizer::quantize(
 
 void BlockQuantizer::replay(int64_t layer, const BlockWeights& stored, const Streams& streams) {
   if (!needs_statistics(options_)) return;
-  if (needs_fp_stream(options_))
-    run_block(load_block(device_, source_, layer, options_.products), streams.fp, false);
+  if (needs_fp_stream(options_)) run_block(load(layer, options_.products), streams.fp, false);
   if (streams.quantized.empty()) return;
   BlockWeights weights = stored;
   for (Linear* linear : {&weights.q, &weights.k, &weights.v, &weights.o, &weights.gate, &weights.up,
                          &weights.down}) {
-    *linear = densify(device_, *linear, options_.products);
+    if (member_.is_first()) *linear = densify(device_, *linear, options_.products);
   }
+  share_weights(device_, member_, weights);
   run_block(weights, streams.quantized, false);
 }
 

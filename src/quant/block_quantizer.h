@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/device_group.h"
 #include "model/block.h"
 #include "quant/block_tuner.h"
 #include "quant/deviation.h"
@@ -52,12 +53,22 @@ struct Streams {
   TokenRows quantized;  // what the model quantized so far feeds it; empty for plain rounding
 };
 
+/// The calibration windows whose tokens are a member's.
+struct WindowRange {
+  int64_t first = 0;
+  int64_t count = 0;
+};
+WindowRange window_range(const QuantizeOptions& options, const GroupMember& member);
+
 class BlockQuantizer {
  public:
   /// `source` is the prepared model. All references must outlive the object. `placement` says which
   /// matrices of all tokens are in the host's memory; the streams are where their owner has them.
+  /// A member of a group has the streams of its windows, window_range(); all members call the same
+  /// functions, and what only concerns the whole, reports and tuning, is the first one's.
   BlockQuantizer(Device& device, const WeightSource& source, const QuantizeOptions& options,
-                 const RopeTables& rope, const StreamPlacement& placement = {});
+                 const RopeTables& rope, const StreamPlacement& placement = {},
+                 const GroupMember& member = {});
   ~BlockQuantizer();
 
   /// Whether the options need each stream at all.
@@ -94,7 +105,12 @@ class BlockQuantizer {
   RowUse kept_input_use() const {
     return needs_fp_stream(options_) ? RowUse::kUpdate : RowUse::kWrite;
   }
-  int64_t n_tokens() const { return options_.samples * options_.sequence_length; }
+  /// Of this member.
+  int64_t n_tokens() const {
+    return window_range(options_, member_).count * options_.sequence_length;
+  }
+  int64_t all_tokens() const { return options_.samples * options_.sequence_length; }
+  BlockWeights load(int64_t layer, DType dtype) const;
 
   // The stages of quantize(), in their order.
   void quantize_qkv(Pass& pass);
@@ -104,12 +120,16 @@ class BlockQuantizer {
   void quantize_down(Pass& pass);
   bool absorb_down_scale(Pass& pass);  // whether there was one
   void tune(Pass& pass, const std::function<void(int64_t step, double loss)>& on_step);
+  void tune_first(Pass& pass, const TokenRows& input, const TokenRows& target,
+                  const std::function<void(int64_t step, double loss)>& on_step);
   void leave_block(Pass& pass, bool absorbed);
 
   /// The solver of the input set that `projection` belongs to.
   InputSetSolver collect(Pass& pass, int64_t n_inputs, const char* projection,
                          std::initializer_list<RowAccess> accesses, const AddChunk& add_chunk);
   void solve(Pass& pass, InputSetSolver& solver, Projection projection);
+  /// The members solve a part of the rows each; the first one has the result, the others its
+  /// weight.
   StoredLinear solve_linear(InputSetSolver& solver, int64_t layer, const char* projection,
                             const Linear& linear);
   Linear stream_linear(const StoredLinear& stored) const;
@@ -119,6 +139,7 @@ class BlockQuantizer {
   const QuantizeOptions& options_;
   const RopeTables& rope_;
   BlockStages stages_;
+  GroupMember member_;
   std::unique_ptr<Caches> caches_;
 };
 

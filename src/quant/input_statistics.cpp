@@ -21,6 +21,11 @@ void InputStatistics::add(const Tensor& x, const Tensor& x_fp) {
   if (!cross_.empty()) device_.accumulate_cross(x_fp, x, scale_, cross_);
 }
 
+void InputStatistics::sum_over(const GroupMember& member) const {
+  member.sum(gram_);
+  member.sum(cross_);
+}
+
 InputSetSolver InputStatistics::solver(const QuantizeOptions& options, const std::string& subject,
                                        StageClock& clock) {
   device_.mirror_lower(gram_);

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "kernels/device.h"
+#include "kernels/device_group.h"
 #include "quant/deviation.h"
 #include "quant/options.h"
 #include "quant/solve.h"
@@ -23,6 +23,8 @@ class InputStatistics {
   /// are complete by then.
   InputSetSolver solver(const QuantizeOptions& options, const std::string& subject,
                         StageClock& clock);
+  /// Over the tokens of all members.
+  void sum_over(const GroupMember& member) const;
 
  private:
   Device& device_;
@@ -36,6 +38,8 @@ class DeviationStatistics {
  public:
   DeviationStatistics(Device& device, int64_t n);
   void add(const Tensor& teacher, const Tensor& student);
+  /// Over the tokens of all members.
+  void sum_over(const GroupMember& member) const { member.sum(moments_); }
   DeviationShift shift(int64_t n_tokens, const ShiftGate& gate) const;
 
  private:

@@ -20,9 +20,9 @@
 #include "model/prefetched_source.h"
 #include "model/weight_source.h"
 #include "quant/bit_allocation.h"
-#include "quant/block_quantizer.h"
 #include "quant/calibration.h"
 #include "quant/end_stage.h"
+#include "quant/group_quantizer.h"
 #include "quant/output_folder.h"
 #include "quant/packed_rest.h"
 #include "quant/prepare.h"
@@ -194,32 +194,29 @@ json describe(const QuantizedBlock& block) {
   return report;
 }
 
-Streams start_streams(Device& device, ThreadPool& pool, const WeightSource& source,
-                      const QuantizeOptions& options, const std::vector<int32_t>& ids,
-                      const StreamPlacement& placement) {
-  Streams streams;
-  if (!BlockQuantizer::needs_statistics(options)) return streams;
-  const int64_t hidden = source.config().hidden_size;
-  const auto n_tokens = static_cast<int64_t>(ids.size());
-  const auto embedded = [&](const InputEmbedding& embedding, TokenMatrix matrix) {
-    const TokenRows stream(device, n_tokens, hidden, DType::kF32, placement.on_host(matrix));
-    const RowAccess access{stream, RowUse::kWrite};
-    const int64_t step = std::max<int64_t>(1, device.chunk_tokens() / options.sequence_length) *
-                         options.sequence_length;
-    for_row_chunks(
-        device, n_tokens, step, {&access, 1}, [&](int64_t begin, std::span<const Tensor> chunks) {
-          const auto count = static_cast<size_t>(chunks[0].rows());
-          embedding.embed(device, std::span(ids).subspan(static_cast<size_t>(begin), count),
-                          options.sequence_length, 0, chunks[0]);
-        });
-    return stream;
+void start_streams(GroupQuantizer& quantizer, Device& device, ThreadPool& pool,
+                   const WeightSource& source, const QuantizeOptions& options,
+                   const std::vector<int32_t>& ids) {
+  if (!BlockQuantizer::needs_statistics(options)) return;
+  const int64_t length = options.sequence_length;
+  const int64_t step = std::max<int64_t>(1, device.chunk_tokens() / length) * length;
+  const auto embed_with = [&](const InputEmbedding& embedding) {
+    return [&](const TokenRows& rows, int64_t first) {
+      const RowAccess access{rows, RowUse::kWrite};
+      for_row_chunks(device, rows.rows(), step, {&access, 1},
+                     [&](int64_t begin, std::span<const Tensor> chunks) {
+                       const auto place = static_cast<size_t>(first + begin);
+                       const auto count = static_cast<size_t>(chunks[0].rows());
+                       embedding.embed(device, std::span(ids).subspan(place, count), length, 0,
+                                       chunks[0]);
+                     });
+    };
   };
   const InputEmbedding fp(device, source, DType::kF32);
-  if (BlockQuantizer::needs_fp_stream(options)) streams.fp = embedded(fp, TokenMatrix::kFpStream);
+  if (BlockQuantizer::needs_fp_stream(options)) quantizer.start_fp_stream(embed_with(fp));
   // The quantized model reads its embedding as stored.
-  streams.quantized =
-      embedded(stored_embedding(device, pool, fp, options), TokenMatrix::kQuantizedStream);
-  return streams;
+  const InputEmbedding stored = stored_embedding(device, pool, fp, options);
+  quantizer.start_quantized_stream(embed_with(stored));
 }
 
 /// Spends options.target_bits, if there is one, by what rounding does to the first windows.
@@ -250,8 +247,25 @@ double bits_per_weight(const json& blocks) {
 
 }  // namespace
 
+MemoryBudget MemoryBudget::of(const DeviceGroup& group) {
+  MemoryBudget budget;
+  budget.chunk_tokens = group.device(0).chunk_tokens();
+  budget.n_devices = group.size();
+  for (int rank = 0; rank < group.size(); ++rank) {
+    const std::optional<int64_t> bytes = group.device(rank).memory_budget();
+    if (bytes) budget.bytes = std::min(*bytes, budget.bytes.value_or(*bytes));
+  }
+  return budget;
+}
+
 json quantize(const fs::path& model, const fs::path& output, const QuantizeOptions& requested,
               Device& device, ThreadPool& pool, const ProgressSink& progress) {
+  return quantize(model, output, requested, *make_single_group(device), pool, progress);
+}
+
+json quantize(const fs::path& model, const fs::path& output, const QuantizeOptions& requested,
+              DeviceGroup& group, ThreadPool& pool, const ProgressSink& progress) {
+  Device& device = group.device(0);
   const Clock::time_point start = Clock::now();
   validate(requested);
   QuantizeOptions options = requested;
@@ -264,8 +278,10 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   const std::shared_ptr<const WeightSource> base = open_model(model);
   if (base->format() == "d2quant")
     fail(ErrorCode::kInvalidArgument, "{}: is quantized already", model.string());
-  const QuantizePlan plan = plan_quantization(base->config(), options, MemoryBudget::of(device));
-  device.limit_chunk_tokens(plan.placement.chunk_tokens);
+  check_windows(options, group.size());
+  const QuantizePlan plan = plan_quantization(base->config(), options, MemoryBudget::of(group));
+  for (int rank = 0; rank < group.size(); ++rank)
+    group.device(rank).limit_chunk_tokens(plan.placement.chunk_tokens);
   const auto tokenizer = load_tokenizer(model);
   CalibrationSet calibration;
   if (BlockQuantizer::needs_statistics(options)) {
@@ -315,9 +331,8 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   OutputFolder folder(output, identity, packed_config(model, options), config.n_layers,
                       options.resume, options.overwrite);
 
-  std::optional<BlockQuantizer> quantizer(std::in_place, device, *source, options, rope,
-                                          plan.placement);
-  Streams streams = start_streams(device, pool, *source, options, calibration.ids, plan.placement);
+  GroupQuantizer quantizer(group, *source, options, plan.placement);
+  start_streams(quantizer, device, pool, *source, options, calibration.ids);
   const Family& family = family_named(config.family);
   const NormParams final_norm =
       load_norm(device, *source, std::string(family.modules.final_norm.hf), family.norm);
@@ -326,7 +341,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   const int64_t done = folder.blocks_done();
   const bool tunes = tunes_end(options) && !folder.tuned_report();
   // Behind the last block only the teacher's stream is still wanted.
-  if (done == config.n_layers) streams.quantized = {};
+  if (done == config.n_layers) quantizer.drop_quantized_stream();
   if (done > 0) {
     folder.write_index_of_finished_blocks();
     const auto finished = open_model(folder.working_path());
@@ -334,7 +349,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
       report_progress("resume", layer, done,
                       fmt::format("replaying block {}/{}", layer + 1, config.n_layers));
       if (done < config.n_layers || tunes)
-        quantizer->replay(layer, load_block(device, *finished, layer, options.products), streams);
+        quantizer.replay(layer, load_block(device, *finished, layer, options.products));
       blocks.push_back(folder.block_report(layer));
     }
   }
@@ -360,8 +375,8 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
     };
     const bool corrects_final = options.final_correction && layer + 1 == config.n_layers;
     phases.enter("quantize");
-    const QuantizedBlock block = quantizer->quantize(
-        layer, streams, corrects_final ? &final_norm : nullptr, on_linear, on_tune_step);
+    const QuantizedBlock block =
+        quantizer.quantize(layer, corrects_final ? &final_norm : nullptr, on_linear, on_tune_step);
     phases.enter("write");
     json block_report = describe(block);
     block_report["block"] = layer;
@@ -375,8 +390,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
     seconds["peak_memory_bytes"] = peak_resident_bytes();
     timings.push_back(std::move(seconds));
   }
-  quantizer.reset();
-  streams.quantized = {};
+  quantizer.finish();
   report_progress("write", config.n_layers, config.n_layers, output.string());
   const json& last = blocks.back();
   folder.write_rest(packed_rest(device, pool, *source, options,
@@ -387,7 +401,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   if (tunes) {
     phases.enter("tune");
     tune_end(device, pool, options, rope,
-             {streams.fp, load_head(device, *source, options.products)}, calibration.ids,
+             {quantizer.fp_stream(), load_head(device, *source, options.products)}, calibration.ids,
              plan.end_tune_kept_blocks, folder, progress);
     phases.enter("write");
   }
@@ -412,7 +426,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   report["phase_seconds"] = phases.seconds();
   report["model"] = model.string();
   report["model_fingerprint"] = identity["model"];
-  report["device"] = device.name();
+  report["device"] = group.name();
   report["threads"] = pool.n_threads();
   report["output"] = output.string();
   report["output_bytes"] = folder.total_bytes();
@@ -422,7 +436,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   report["peak_memory_bytes"] = peak_resident_bytes();
   if (device.memory_budget()) {
     report["gpu_memory"] = {{"budget_bytes", *device.memory_budget()},
-                            {"peak_bytes", device.peak_memory_bytes()},
+                            {"peak_bytes", group.peak_memory_bytes()},
                             {"host_bytes", plan.placement.host_bytes},
                             {"chunk_tokens", plan.placement.chunk_tokens}};
   }

@@ -10,7 +10,7 @@
 
 #include "base/progress.h"
 #include "base/thread_pool.h"
-#include "kernels/device.h"
+#include "kernels/device_group.h"
 #include "model/config.h"
 #include "quant/options.h"
 #include "quant/stream_placement.h"
@@ -28,13 +28,13 @@ struct QuantizePlan {
   int64_t end_tune_kept_blocks = 0;
   double floor_flops = 0.0;  // counted floor (products of the streams, statistics, solver)
 };
-/// The memory that a run's tensors may take, and the tokens that its device takes at a time.
+/// The memory that a run's tensors may take on each device, and the tokens that one takes at a
+/// time.
 struct MemoryBudget {
   std::optional<int64_t> bytes;
   int64_t chunk_tokens = 8192;
-  static MemoryBudget of(const Device& device) {
-    return {device.memory_budget(), device.chunk_tokens()};
-  }
+  int n_devices = 1;  // that share the windows
+  static MemoryBudget of(const DeviceGroup& group);
 };
 /// Throws Error{kUnsupported} when the run does not fit into the budget.
 QuantizePlan plan_quantization(const ModelConfig& config, const QuantizeOptions& options,
@@ -45,6 +45,9 @@ QuantizePlan plan_quantization(const std::filesystem::path& model, const Quantiz
 /// Quantizes `model` into the folder `output`, which appears under its name only when complete;
 /// until then "<output>.partial" holds the finished blocks, from which `options.resume` goes on.
 /// Returns the report that is also written as d2quant.json. Throws Error.
+nlohmann::json quantize(const std::filesystem::path& model, const std::filesystem::path& output,
+                        const QuantizeOptions& options, DeviceGroup& group, ThreadPool& pool,
+                        const ProgressSink& progress);
 nlohmann::json quantize(const std::filesystem::path& model, const std::filesystem::path& output,
                         const QuantizeOptions& options, Device& device, ThreadPool& pool,
                         const ProgressSink& progress);

@@ -309,6 +309,9 @@ QuantizePlan plan_quantization(const ModelConfig& c, const QuantizeOptions& opti
                        8 * c.hidden_size * (2 * c.n_layers + 1);
 
   MemoryNeeds needs = memory_needs(c, options, block_weights);
+  const int64_t all_tokens = needs.tokens;
+  needs.tokens =
+      (options.samples + budget.n_devices - 1) / budget.n_devices * options.sequence_length;
   needs.block_bytes = std::max(needs.block_bytes, tuning_bytes);
   if (!BlockQuantizer::needs_statistics(options)) {
     plan.placement = place_streams(needs, budget.chunk_tokens, budget.bytes);
@@ -331,14 +334,16 @@ QuantizePlan plan_quantization(const ModelConfig& c, const QuantizeOptions& opti
       needs.tokens * streams + std::max(4 * (embedding + positions),
                                         needs.tokens * caches + std::max(solving, tuning_bytes));
   plan.peak_memory_bytes = blocks_memory;
-  plan.floor_flops = static_cast<double>(needs.tokens) * static_cast<double>(c.n_layers) *
+  plan.floor_flops = static_cast<double>(all_tokens) * static_cast<double>(c.n_layers) *
                          flops_per_token(c, options, gated) +
                      tuning_flops;
-  const int64_t end_memory =
-      tunes_end(options) ? end_tuning.bytes(c, options, block_weights) : int64_t{0};
+  // Of the teacher's stream a device has its windows'.
+  const int64_t teacher_row = needs.row_bytes[static_cast<size_t>(TokenMatrix::kFpStream)];
+  const int64_t teacher_stream = needs.tokens * teacher_row;
+  const int64_t end_memory = tunes_end(options) ? end_tuning.bytes(c, options, block_weights) -
+                                                      all_tokens * teacher_row + teacher_stream
+                                                : int64_t{0};
   plan.peak_memory_bytes = std::max(plan.peak_memory_bytes, end_memory);
-  const int64_t teacher_stream =
-      needs.tokens * needs.row_bytes[static_cast<size_t>(TokenMatrix::kFpStream)];
   needs.end_bytes = std::max(needs.end_bytes, end_memory - teacher_stream);
   plan.placement = place_streams(needs, budget.chunk_tokens, budget.bytes);
   if (plan.placement.host_bytes > 0) plan.peak_memory_bytes = plan.placement.device_bytes;

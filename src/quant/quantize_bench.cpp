@@ -9,7 +9,7 @@
 #include "base/rng.h"
 #include "kernels/host_copy.h"
 #include "model/prefetched_source.h"
-#include "quant/block_quantizer.h"
+#include "quant/group_quantizer.h"
 #include "quant/pipeline.h"
 #include "quant/prepare.h"
 #include "quant/random_block_source.h"
@@ -34,30 +34,25 @@ Tensor random_matrix(Device& device, int64_t rows, int64_t cols, Rng& rng) {
   return to_device(device, values);
 }
 
-Streams random_streams(Device& device, const ModelConfig& config, const QuantizeOptions& options,
-                       const StreamPlacement& placement) {
-  Streams streams;
-  if (!BlockQuantizer::needs_statistics(options)) return streams;
+void start_random_streams(GroupQuantizer& quantizer, Device& device, const ModelConfig& config,
+                          const QuantizeOptions& options) {
+  if (!BlockQuantizer::needs_statistics(options)) return;
   Rng rng(options.seed);
   const int64_t n_tokens = options.samples * options.sequence_length;
   const int64_t vocabulary = kTokensPerChannel * config.hidden_size;
   const Tensor table = random_matrix(device, vocabulary, config.hidden_size, rng);
   std::vector<int32_t> ids(static_cast<size_t>(n_tokens));
   for (int32_t& id : ids) id = static_cast<int32_t>(rng.below(static_cast<uint64_t>(vocabulary)));
-  const auto embedded = [&](TokenMatrix matrix) {
-    const TokenRows stream(device, n_tokens, config.hidden_size, DType::kF32,
-                           placement.on_host(matrix));
-    const RowAccess access{stream, RowUse::kWrite};
-    for_row_chunks(device, n_tokens, device.chunk_tokens(), {&access, 1},
+  const auto embed = [&](const TokenRows& rows, int64_t first) {
+    const RowAccess access{rows, RowUse::kWrite};
+    for_row_chunks(device, rows.rows(), device.chunk_tokens(), {&access, 1},
                    [&](int64_t begin, std::span<const Tensor> chunks) {
                      const auto count = static_cast<size_t>(chunks[0].rows());
-                     device.embed({ids.data() + begin, count}, table, chunks[0]);
+                     device.embed({ids.data() + first + begin, count}, table, chunks[0]);
                    });
-    return stream;
   };
-  if (BlockQuantizer::needs_fp_stream(options)) streams.fp = embedded(TokenMatrix::kFpStream);
-  streams.quantized = embedded(TokenMatrix::kQuantizedStream);
-  return streams;
+  if (BlockQuantizer::needs_fp_stream(options)) quantizer.start_fp_stream(embed);
+  quantizer.start_quantized_stream(embed);
 }
 
 /// Of a product as large as a chunk's through the MLP.
@@ -95,20 +90,24 @@ double QuantizeBenchResult::block_seconds() const {
 }
 
 QuantizeBenchResult bench_quantize(const ModelConfig& config, const QuantizeOptions& options,
-                                   int64_t n_blocks, Device& device, ThreadPool& pool,
+                                   int64_t n_blocks, DeviceGroup& group, ThreadPool& pool,
                                    const ProgressSink& progress) {
   D2Q_CHECK(n_blocks >= 1 && n_blocks <= config.n_layers, "{} of {} blocks", n_blocks,
             config.n_layers);
   validate(options);
+  check_windows(options, group.size());
+  Device& device = group.device(0);
   QuantizeBenchResult result;
   const QuantizePlan plan = plan_quantization(config, options);
   // Only blocks are quantized here.
   QuantizeOptions of_blocks = options;
   of_blocks.end_tune_steps = 0;
-  result.placement = plan_quantization(config, of_blocks, MemoryBudget::of(device)).placement;
-  device.limit_chunk_tokens(result.placement.chunk_tokens);
+  result.placement = plan_quantization(config, of_blocks, MemoryBudget::of(group)).placement;
+  for (int rank = 0; rank < group.size(); ++rank)
+    group.device(rank).limit_chunk_tokens(result.placement.chunk_tokens);
   result.floor_flops = plan.floor_flops / static_cast<double>(config.n_layers);
-  result.planned_memory_bytes = plan.peak_memory_bytes;
+  result.planned_memory_bytes =
+      result.placement.host_bytes > 0 ? result.placement.device_bytes : plan.peak_memory_bytes;
   result.product_rate = product_rate(device, config, options.products);
 
   const Clock::time_point start = Clock::now();
@@ -117,17 +116,15 @@ QuantizeBenchResult bench_quantize(const ModelConfig& config, const QuantizeOpti
       prepared(std::make_shared<RandomBlockSource>(config, options.seed), options,
                device.is_asynchronous() ? loading_pool : pool);
   if (device.is_asynchronous()) source = std::make_shared<PrefetchedSource>(source);
-  const RopeTables rope =
-      make_rope_tables(device, source->config(), std::max<int64_t>(options.sequence_length, 2));
-  BlockQuantizer quantizer(device, *source, options, rope, result.placement);
-  const Streams streams = random_streams(device, source->config(), options, result.placement);
+  GroupQuantizer quantizer(group, *source, options, result.placement);
+  start_random_streams(quantizer, device, source->config(), options);
   device.synchronize();
   result.setup_seconds = seconds_since(start);
 
   for (int64_t layer = 0; layer < n_blocks; ++layer) {
     if (progress) progress({"bench", layer, n_blocks, fmt::format("block {}", layer + 1)});
     const Clock::time_point block_start = Clock::now();
-    const QuantizedBlock block = quantizer.quantize(layer, streams, nullptr, {});
+    const QuantizedBlock block = quantizer.quantize(layer, nullptr, {});
     BlockSeconds seconds;
     seconds.stages = block.stage_seconds;
     const Clock::time_point pack_start = Clock::now();
@@ -140,7 +137,7 @@ QuantizeBenchResult bench_quantize(const ModelConfig& config, const QuantizeOpti
   }
   result.projected_seconds = result.setup_seconds + result.blocks.front().total +
                              result.block_seconds() * static_cast<double>(config.n_layers - 1);
-  result.peak_memory_bytes = device.peak_memory_bytes();
+  result.peak_memory_bytes = group.peak_memory_bytes();
   if (progress) progress({"bench", n_blocks, n_blocks, "done"});
   return result;
 }

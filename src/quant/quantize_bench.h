@@ -8,7 +8,7 @@
 
 #include "base/progress.h"
 #include "base/thread_pool.h"
-#include "kernels/device.h"
+#include "kernels/device_group.h"
 #include "model/config.h"
 #include "quant/options.h"
 #include "quant/stream_placement.h"
@@ -37,7 +37,7 @@ struct QuantizeBenchResult {
 /// Quantizes the first `n_blocks` blocks of random weights in the shape of `config` from random
 /// tokens, and writes nothing. options.calibration is not read. Throws as quantize() does.
 QuantizeBenchResult bench_quantize(const ModelConfig& config, const QuantizeOptions& options,
-                                   int64_t n_blocks, Device& device, ThreadPool& pool,
+                                   int64_t n_blocks, DeviceGroup& group, ThreadPool& pool,
                                    const ProgressSink& progress);
 
 }  // namespace d2q

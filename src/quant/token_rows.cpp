@@ -32,14 +32,41 @@ TokenRows::TokenRows(Device& device, int64_t rows, int64_t cols, DType dtype, bo
                       : device.allocate(rows, cols, dtype)),
       on_host_(on_host) {}
 
+TokenRows TokenRows::joined(std::vector<TokenRows> parts) {
+  if (parts.size() == 1) return parts[0];
+  TokenRows result;
+  result.parts_ = std::move(parts);
+  return result;
+}
+
+int64_t TokenRows::rows() const noexcept {
+  int64_t rows = tensor_.rows();
+  for (const TokenRows& part : parts_) rows += part.rows();
+  return rows;
+}
+
 Tensor TokenRows::read(Device& device, int64_t begin, int64_t count) const {
-  if (!on_host_) return tensor_.row_range(begin, count);
-  const Tensor copy = device.allocate(count, cols(), tensor_.dtype());
+  if (!parts_.empty() && begin + count <= parts_[0].rows())
+    return parts_[0].read(device, begin, count);
+  if (parts_.empty() && !on_host_) return tensor_.row_range(begin, count);
+  const DType dtype = parts_.empty() ? tensor_.dtype() : parts_[0].tensor().dtype();
+  const Tensor copy = device.allocate(count, cols(), dtype);
   copy_to(device, begin, copy);
   return copy;
 }
 
 void TokenRows::copy_to(Device& device, int64_t begin, const Tensor& destination) const {
+  if (!parts_.empty()) {
+    int64_t first = 0;  // of the part
+    for (const TokenRows& part : parts_) {
+      const int64_t from = std::max(begin, first);
+      const int64_t to = std::min(begin + destination.rows(), first + part.rows());
+      if (from < to)
+        part.copy_to(device, from - first, destination.row_range(from - begin, to - from));
+      first += part.rows();
+    }
+    return;
+  }
   const Tensor source = tensor_.row_range(begin, destination.rows());
   if (!on_host_) return device.convert(source, destination);
   device.load(source, destination);

@@ -6,6 +6,7 @@
 #include <functional>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "kernels/device.h"
 
@@ -19,9 +20,13 @@ class TokenRows {
   TokenRows(Tensor tensor) : tensor_(std::move(tensor)) {}  // NOLINT: either place will do
   TokenRows(Device& device, int64_t rows, int64_t cols, DType dtype, bool on_host);
 
-  int64_t rows() const noexcept { return tensor_.rows(); }
-  int64_t cols() const noexcept { return tensor_.cols(); }
-  bool empty() const noexcept { return tensor_.empty(); }
+  /// One part after the other, to read() and copy_to() only: the first on the device that reads,
+  /// the others on their own or on the host.
+  static TokenRows joined(std::vector<TokenRows> parts);
+
+  int64_t rows() const noexcept;
+  int64_t cols() const noexcept { return parts_.empty() ? tensor_.cols() : parts_[0].cols(); }
+  bool empty() const noexcept { return parts_.empty() && tensor_.empty(); }
   bool on_host() const noexcept { return on_host_; }
   /// All rows, wherever they are. Operations of the device take it only where it is not on_host().
   const Tensor& tensor() const noexcept { return tensor_; }
@@ -34,6 +39,7 @@ class TokenRows {
  private:
   Tensor tensor_;
   bool on_host_ = false;
+  std::vector<TokenRows> parts_;
 };
 
 enum class RowUse { kRead, kWrite, kUpdate };

@@ -59,7 +59,7 @@ std::shared_ptr<CudaContext> CudaContext::create() {
          found != cudaSuccess ? cudaGetErrorString(found) : "none is visible");
   }
   std::shared_ptr<CudaContext> context(new CudaContext);
-  int device = 0;
+  int& device = context->device_;
   check_cuda(cudaGetDevice(&device), "choosing a device");
   check_cuda(cudaGetDeviceProperties(&context->properties_, device), "reading the device");
   if (context->properties_.major < 8) {
@@ -89,12 +89,24 @@ std::shared_ptr<CudaContext> CudaContext::create() {
 }
 
 CudaContext::~CudaContext() {
+  int before = 0;
+  cudaGetDevice(&before);
+  cudaSetDevice(device_);
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
   transfer_.reset();
   host_rows_.reset();
   if (blas_ != nullptr) cublasDestroy(blas_);
   if (blas_workspace_ != nullptr) cudaFree(blas_workspace_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
+  cudaSetDevice(before);
+}
+
+void CudaContext::open_memory_to(int peer) {
+  cudaMemAccessDesc access{};
+  access.location.type = cudaMemLocationTypeDevice;
+  access.location.id = peer;
+  access.flags = cudaMemAccessFlagsProtReadWrite;
+  check_cuda(cudaMemPoolSetAccess(pool_, &access, 1), "opening memory to another GPU");
 }
 
 void CudaContext::count(int64_t n_bytes) {

@@ -68,6 +68,8 @@ class CudaContext : public std::enable_shared_from_this<CudaContext> {
   /// What peak_memory_bytes() may come to: the limit, or what was free at the start but for a share
   /// that fragments and other libraries take.
   int64_t memory_budget() const noexcept { return limit_.value_or(free_at_start_); }
+  /// Kernels of GPU `peer` may read and write what allocate_bytes() gives.
+  void open_memory_to(int peer);
   void limit_memory(int64_t n_bytes) noexcept { limit_ = n_bytes; }
 
  private:
@@ -75,6 +77,7 @@ class CudaContext : public std::enable_shared_from_this<CudaContext> {
   /// Adds to what is in use; the pool gives back what lies unused where a limit leaves no room.
   void count(int64_t n_bytes);
 
+  int device_ = 0;
   cudaStream_t stream_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
   cublasHandle_t blas_ = nullptr;

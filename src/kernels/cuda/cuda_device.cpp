@@ -1,8 +1,11 @@
-// The GPU as a Device: owns the context and hands every operation to its file.
+// Owns the context and hands every operation to its file.
+#include "kernels/cuda/cuda_device.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <memory>
+#include <utility>
 
 #include "kernels/cuda/cuda_decode.h"
 #include "kernels/cuda/cuda_decode_product.h"
@@ -156,8 +159,10 @@ class CudaDevice final : public Device {
 
 }  // namespace
 
-std::unique_ptr<Device> make_cuda_device() {
-  return std::make_unique<CudaDevice>(CudaContext::create());
+std::unique_ptr<Device> make_cuda_device(std::shared_ptr<CudaContext> context) {
+  return std::make_unique<CudaDevice>(std::move(context));
 }
+
+std::unique_ptr<Device> make_cuda_device() { return make_cuda_device(CudaContext::create()); }
 
 }  // namespace d2q
