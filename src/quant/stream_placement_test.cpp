@@ -65,6 +65,20 @@ TEST(StreamPlacement, TuningAtTheEndKeepsFewerBlocksInLessMemory) {
   EXPECT_GE(plan(20 * kGigabyte, true).end_tune_kept_blocks, 0);
 }
 
+TEST(StreamPlacement, EveryDeviceHasItsWindows) {
+  QuantizeOptions options = preset_options("best");
+  options.end_tune_steps = 0;
+  options.calibration = "text";
+  options.products = DType::kBF16;
+  const QuantizePlan one = plan_quantization(config(), options);
+  const QuantizePlan three = plan_quantization(config(), options, {std::nullopt, 8192, 3});
+  EXPECT_DOUBLE_EQ(three.floor_flops, one.floor_flops);
+  EXPECT_EQ(three.output_bytes, one.output_bytes);
+  // 43 of 128 windows.
+  const int64_t activations = int64_t{2048} * (12 * 4096 + 2 * (4 * 4096 + 14336));
+  EXPECT_EQ(one.peak_memory_bytes - three.peak_memory_bytes, (128 - 43) * activations);
+}
+
 TEST(StreamPlacement, WhatFitsNowhereSaysWhatItTakes) {
   D2Q_EXPECT_ERROR(plan(5 * kGigabyte), ErrorCode::kUnsupported, "5.00 GB are free or allowed");
   // Codes of the whole model.

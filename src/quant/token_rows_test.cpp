@@ -72,5 +72,24 @@ TEST_F(TokenRowsTest, ReadsRowsWhereverTheyAre) {
   EXPECT_TRUE(TokenRows().empty());
 }
 
+TEST_F(TokenRowsTest, JoinsPartsWhereverTheyAre) {
+  const TokenRows joined =
+      TokenRows::joined({rows(4, false), rows(3, true, 12.0f),
+                         TokenRows(*device_, 0, 3, DType::kF32, false), rows(2, false, 21.0f)});
+  EXPECT_EQ(joined.rows(), 9);
+  EXPECT_EQ(joined.cols(), 3);
+  EXPECT_FALSE(joined.empty());
+  for (int64_t begin = 0; begin < 9; ++begin) {
+    for (int64_t count = 1; begin + count <= 9; ++count) {
+      const Tensor read = joined.read(*device_, begin, count);
+      ASSERT_EQ(read.rows(), count);
+      for (int64_t i = 0; i < read.size(); ++i)
+        ASSERT_EQ(read.data<float>()[i], static_cast<float>(3 * begin + i)) << begin << count;
+    }
+  }
+  // One part is itself.
+  EXPECT_FALSE(TokenRows::joined({rows(4, false)}).tensor().empty());
+}
+
 }  // namespace
 }  // namespace d2q

@@ -65,5 +65,12 @@ TEST(BenchQuantize, ALimitOnTheGpusMemoryNeedsAGpu) {
   EXPECT_NE(result.err.find("needs --device cuda"), std::string::npos) << result.err;
 }
 
+TEST(BenchQuantize, SeveralGpusNeedGpus) {
+  const ProcessResult result = bench({"--gpus", "2"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_NE(result.err.find("--device cpu has none"), std::string::npos) << result.err;
+  EXPECT_EQ(bench({"--gpus", "0"}).exit_code, 2);
+}
+
 }  // namespace
 }  // namespace d2q::test
