@@ -98,7 +98,9 @@ QuantizeBenchResult bench_quantize(const ModelConfig& config, const QuantizeOpti
   check_windows(options, group.size());
   Device& device = group.device(0);
   QuantizeBenchResult result;
-  const QuantizePlan plan = plan_quantization(config, options);
+  MemoryBudget of_one = MemoryBudget::of(group);
+  of_one.bytes.reset();
+  const QuantizePlan plan = plan_quantization(config, options, of_one);
   // Only blocks are quantized here.
   QuantizeOptions of_blocks = options;
   of_blocks.end_tune_steps = 0;
