@@ -74,8 +74,7 @@ struct DecodeCut {
   int block_units = 0;
   int n_larger = 0;
   int chunk_cells = 1;
-  int tile_chunks = 0;
-  float per_tile_chunk = 0.0f;  // 1 / tile_chunks: divisions of small integers without dividing
+  float per_tile_cell = 0.0f;  // 1 / cells of a tile: divisions of small integers without dividing
 };
 
 /// Warps of a block of threads that multiplies.

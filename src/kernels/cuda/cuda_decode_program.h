@@ -22,7 +22,9 @@ struct ProgramOperation {
   MarkedPlace before;                // with kAdd, in place of y's value before
   MarkedPlace output;
   MarkedPlace partial;
-  DecodeCut cut;  // by prepare_program()
+  // By prepare_program().
+  DecodeCut cut;
+  bool is_regular = false;  // decode_input.cuh
 };
 
 /// Whether a program takes such attention.

@@ -28,6 +28,7 @@ bool has_all(const std::vector<bool>& set, const std::vector<size_t>& members) {
 
 bool CudaStepProgram::takes(const cuda::DecodeProduct& product) const {
   if (context_->properties().cooperativeLaunch == 0) return false;
+  if (reinterpret_cast<std::uintptr_t>(product.x) % 16 != 0) return false;  // it is read in fours
   cuda::ProgramOperation operation;
   operation.product = product;
   return fits(cuda::prepare_program(&operation, 1, decode_launch(*context_).n_processors));

@@ -118,6 +118,29 @@ __device__ inline int divide(int a, float per_b) {
   return static_cast<int>((static_cast<float>(a) + 0.5f) * per_b);
 }
 
+/// A thread's place in its block of threads.
+struct ThreadPlace {
+  int lane;
+  int warp;
+
+  __device__ int thread() const { return 32 * warp + lane; }
+};
+/// As if it changed from call to call: what follows from it is computed anew each time, where it
+/// would otherwise be kept in registers through all of a long loop.
+__device__ inline ThreadPlace place_of_thread() {
+  unsigned thread = threadIdx.x;
+  asm volatile("" : "+r"(thread));
+  const ThreadPlace place = {static_cast<int>(thread % 32), static_cast<int>(thread / 32)};
+  __builtin_assume(place.warp >= 0 && place.warp < 32);
+  return place;
+}
+
+/// The first kWarps warps of a block of threads, or all of them, wait for each other.
+template <int kWarps>
+__device__ void sync_warps() {
+  asm volatile("bar.sync 1, %0;" ::"n"(32 * kWarps) : "memory");
+}
+
 struct Sum {
   template <typename T>
   __device__ T operator()(T a, T b) const {

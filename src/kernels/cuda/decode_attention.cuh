@@ -211,7 +211,7 @@ __device__ void attend_part(const DecodeAttentionProblem& p, const AttentionPart
       }
     }
   }
-  __syncthreads();
+  sync_warps<kWarps>();
 
   float query[kHeads][kLaneValues];
 #pragma unroll
@@ -306,7 +306,7 @@ __device__ void attend_part(const DecodeAttentionProblem& p, const AttentionPart
     }
     if (lane == 0) memory.tops[warp][h] = state[h].top, memory.sums[warp][h] = state[h].sum;
   }
-  __syncthreads();
+  sync_warps<kWarps>();
 }
 
 }  // namespace d2q::cuda

@@ -31,7 +31,7 @@ struct PlainRow {
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
       // Past L1: the row may have been written while this kernel was already running.
-      const int column = first + PairOffset<kQuantizeThreads / 32>()(k);
+      const int column = first + PairColumns<kQuantizeThreads / 32>::offset(k);
       asked[k] = column < cols ? __ldcg(row + column) : 0.0f;
     }
   }
@@ -50,9 +50,11 @@ __global__ __launch_bounds__(kQuantizeThreads) void quantize_input(
   let_next_kernel_start();
   wait_for_kernels_before();
   PlainRow row = {x + static_cast<int64_t>(token) * cols, cols, {}};
-  quantize_row<kWarps>(
-      row, norm, cols, scratch, [&](int block, const BlockValues& values, bool there) {
-        if (there) store_bytes(values, blocks[static_cast<int64_t>(block) * n_tokens + token]);
+  const ThreadPlace me = place_of_thread();
+  quantize_row<kWarps, false>(
+      me, row, norm, cols, scratch, [&](int block, const BlockValues& values, bool there) {
+        if (there)
+          store_bytes(me.lane, values, blocks[static_cast<int64_t>(block) * n_tokens + token]);
       });
 }
 

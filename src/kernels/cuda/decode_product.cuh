@@ -17,17 +17,17 @@ constexpr int kChunksAhead = 4;
 
 /// What a block of threads has in shared memory.
 struct DecodeShared {
-  unsigned char* rings;
-  uint64_t* barriers;
+  WeightRings<kDecodeWarps, kChunksAhead> rings;
   float* parts;
 };
 template <typename Chunk>
 __host__ __device__ size_t decode_shared(const DecodeProduct& p, int n_tiles, unsigned char* memory,
                                          DecodeShared& shared) {
   unsigned char* next = memory;
-  shared.rings = next, next += kDecodeWarps * kChunksAhead * Chunk::kBytes;
-  shared.barriers = reinterpret_cast<uint64_t*>(next);
-  next += kDecodeWarps * kChunksAhead * 8;
+  shared.rings.memory = next, next += kDecodeWarps * kChunksAhead * Chunk::kBytes;
+  shared.rings.stage_bytes = Chunk::kBytes;
+  shared.rings.barriers = reinterpret_cast<uint64_t*>(next);
+  next += shared.rings.kBarriers * sizeof(uint64_t);
   shared.parts = reinterpret_cast<float*>(next);
   next += (kDecodeWarps + n_tiles) * p.n_tokens * kTileRows * 4;
   return static_cast<size_t>(next - memory);
@@ -35,7 +35,7 @@ __host__ __device__ size_t decode_shared(const DecodeProduct& p, int n_tiles, un
 
 /// Tiles of four tokens.
 template <typename F, int kGroups, int kTokenTiles>
-__global__ __launch_bounds__(32 * kDecodeWarps) void multiply_cells(
+__global__ __launch_bounds__(kFedThreads) void multiply_cells(
     const __grid_constant__ DecodeProduct p, const __grid_constant__ DecodeCut cut) {
   using Chunk = DecodeChunk<F, kGroups>;
   extern __shared__ __align__(128) unsigned char memory[];
@@ -45,14 +45,21 @@ __global__ __launch_bounds__(32 * kDecodeWarps) void multiply_cells(
   const TileRun run = tile_run(p, cut);
   DecodeShared shared{};
   decode_shared<Chunk>(p, run.n_tiles, memory, shared);
-  WeightRing<kChunksAhead> ring(shared.rings + warp * kChunksAhead * Chunk::kBytes, Chunk::kBytes,
-                                shared.barriers + warp * kChunksAhead);
-  ChunkRequests requests;
-  requests.start(p, cut, warp);
-  const auto request = [&] {
-    while (!requests.is_done() && !ring.is_full()) requests.request_next(p, cut, ring);
-  };
-  request();
+  shared.rings.prepare();
+  __syncthreads();
+  if (warp >= kDecodeWarps) {
+    // Weights do not come from the kernels before, so feeders need not wait for them.
+    const Feeder<kFeeders, kDecodeWarps, kChunksAhead> feeder(shared.rings);
+    ChunkRequests requests;
+    if (feeder.serves()) requests.start(p, cut, feeder.served_warp());
+    feeder.run([&](const unsigned char*& from, int& bytes) {
+      if (requests.is_done()) return false;
+      requests.next(p, cut, from, bytes);
+      return true;
+    });
+    return;
+  }
+  WeightRing<kDecodeWarps, kChunksAhead> ring(shared.rings, warp);
   wait_for_kernels_before();
 
   float sums[kTokenTiles][2] = {};
@@ -77,10 +84,12 @@ __global__ __launch_bounds__(32 * kDecodeWarps) void multiply_cells(
       }
     }
   };
-  multiply_run(run, cut, p.n_blocks, warp, ring, add, request, finish);
-  __syncthreads();
-  write_rows(p, run, cut, shared.parts, [&](int token, int column, float value) {
-    float* y = p.y + token * p.y_stride + column;
+  multiply_run(WarpRun(p, cut, run, warp), cut, p.n_blocks, ring, add, finish);
+  sync_warps<kDecodeWarps>();
+  const int thread = static_cast<int>(threadIdx.x);
+  const RowPlace row = row_place(p, run, cut, thread);
+  write_rows(p, run, cut, shared.parts, thread, row, [&](const RowPlace& place, float value) {
+    float* y = p.y + place.token * p.y_stride + place.column;
     *y = p.output == ProductOutput::kAdd ? __ldcg(y) + value : value;
   });
 }
@@ -107,8 +116,8 @@ cudaError_t launch_decode_format(const DecodeProduct& p, const Launch& launch) {
     const cudaError_t status = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
     if (status != cudaSuccess) return status;
-    return launch_overlapped(kernel, launch, dim3(static_cast<unsigned>(cut.n_blocks)),
-                             32 * kDecodeWarps, bytes, p, cut);
+    return launch_overlapped(kernel, launch, dim3(static_cast<unsigned>(cut.n_blocks)), kFedThreads,
+                             bytes, p, cut);
   };
   const auto run_grouped = [&](auto groups) {
     if (p.n_tokens <= 4) return run(groups, std::integral_constant<int, 1>());

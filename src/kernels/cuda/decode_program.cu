@@ -1,8 +1,8 @@
 // One kernel for a step: every multiprocessor has one block of threads that walks through the
 // operations with all others. What one hands to the next are marked values (marked_values.cuh), so
-// there is no barrier between them, and a warp's weights of the next operations are on their way
-// while it still waits for its input. Blocks of threads wait for each other, so all have to run at
-// once.
+// there is no barrier between them, and the weights of the next operations are on their way while
+// the warps still wait for their input. Blocks of threads wait for each other, so all have to run
+// at once.
 #include "kernels/cuda/cell_products.cuh"
 #include "kernels/cuda/cuda_decode_program.h"
 #include "kernels/cuda/decode_attention.cuh"
@@ -14,19 +14,20 @@
 namespace d2q::cuda {
 namespace {
 
-constexpr int kProgramThreads = 32 * kDecodeWarps;
+constexpr int kWorkers = 32 * kDecodeWarps;  // threads of all but the feeders
 constexpr int kStages = 4;
 constexpr int kMostHeads = 2;      // of queries in a block of threads
 constexpr int kSmallestPart = 64;  // of the keys
 constexpr int kKeysAhead = 2;      // of a lane
 constexpr int kPartsTogether = 3;  // of which results are read at a time
 
-/// Operations in shared memory: the one at hand, two whose weights may be asked for, and the next
-/// one while it is copied.
-constexpr int kHeldOperations = 4;
+/// Operations in shared memory: the one at hand, and the next one while it is copied.
+constexpr int kHeldOperations = 2;
 constexpr int kOperationWords = sizeof(ProgramOperation) / 4;
-static_assert(sizeof(ProgramOperation) % 8 == 0 && kOperationWords <= kProgramThreads);
+static_assert(sizeof(ProgramOperation) % 8 == 0 && kOperationWords <= kWorkers);
 static_assert(sizeof(QuantizedBlock) % 16 == 0);
+
+using Rings = WeightRings<kDecodeWarps, kStages>;
 
 /// Where things lie in a block of threads' shared memory. Computed anew from a kernel's parameters
 /// where it is needed, so that it takes no registers and the compiler knows what memory it is.
@@ -39,7 +40,7 @@ struct ProgramShared {
     return rings() + kDecodeWarps * kStages * sizes.stage_bytes;
   }
   __host__ __device__ int barriers() const { return input() + sizes.input_bytes; }
-  __host__ __device__ int held() const { return barriers() + kDecodeWarps * kStages * 8; }
+  __host__ __device__ int held() const { return barriers() + Rings::kBarriers * 8; }
   __host__ __device__ int scratch() const {
     return held() + kHeldOperations * static_cast<int>(sizeof(ProgramOperation));
   }
@@ -59,45 +60,54 @@ __device__ MarkedValues marked(unsigned* words, const MarkedPlace& place, const 
   return {words + place.offset, place.mark};
 }
 
-/// A warp's requests for weights, operation after operation.
-class ProgramRequests {
+/// A feeder's lane: the pieces of its warp, operation after operation.
+class ProgramPieces {
  public:
-  /// Fills the ring from operations before `end`, which are held.
-  template <typename Ring>
-  __device__ void request(const ProgramOperation* held, Ring& ring, int end) {
-    while (!ring.is_full()) {
-      while (chunks_.is_done()) {
-        if (static_cast<int>(next_) >= end) return;
-        const ProgramOperation& operation = held[next_++ % kHeldOperations];
-        if (operation.is_attention) continue;
-        chunks_.start(operation.product, operation.cut, static_cast<int>(threadIdx.x) / 32);
-      }
-      const ProgramOperation& operation = held[(next_ - 1) % kHeldOperations];
-      chunks_.request_next(operation.product, operation.cut, ring);
+  __device__ ProgramPieces(const DecodeProgram& program, int warp)
+      : operations_(program.operations), count_(program.count), warp_(warp) {}
+
+  __device__ bool next(const unsigned char*& from, int& bytes) {
+    while (chunks_.is_done()) {
+      if (next_ == count_) return false;
+      const ProgramOperation& operation = operations_[next_++];
+      if (operation.is_attention) continue;
+      chunks_.start(operation.product, operation.cut, warp_);
     }
+    const ProgramOperation& operation = operations_[next_ - 1];
+    chunks_.next(operation.product, operation.cut, from, bytes);
+    return true;
   }
 
  private:
-  unsigned next_ = 0;
+  const ProgramOperation* operations_;
+  int count_;
+  int warp_;
+  int next_ = 0;
   ChunkRequests chunks_;
 };
 
-/// The input of an operation. While answers are on their way, the warp asks for weights.
-template <typename Request>
+/// The input of an operation.
+template <bool kRegular>
 struct MarkedRow {
   MarkedValues from;
   int cols;
-  const Request& request;
-  MarkedReads<8, PairOffset<kDecodeWarps>> reads;
+  MarkedPair<PairColumns<kDecodeWarps>::kApart, kRegular> pair;
 
-  __device__ void ask(int first) {
-    reads.ask(from, first, cols, {});
-    request();
-  }
-  __device__ void settle(int first, float (&values)[8]) {
-    reads.settle(from, first, cols, {}, values);
-  }
+  __device__ void ask(int first) { pair.ask(from, first, cols); }
+  __device__ void settle(int first, float (&values)[8]) { pair.settle(from, first, cols, values); }
 };
+
+/// Waits for the input of a product and leaves it in `blocks`; a warp has every kDecodeWarps-th.
+template <bool kRegular>
+__device__ void take_input(const ThreadPlace& me, const DecodeProduct& p, const MarkedValues& from,
+                           QuantizedBlock* blocks, float* scratch) {
+  MarkedRow<kRegular> row = {from, p.cols, {}};
+  quantize_row<kDecodeWarps, kRegular>(me, row, p.norm, p.cols, scratch,
+                                       [&](int block, const BlockValues& values, bool there) {
+                                         store_integers(me.lane, values, blocks + block, there);
+                                       });
+  spread_bits<kDecodeWarps>(me, blocks, p.n_blocks);
+}
 
 /// A block of threads that has nothing to do waits with the others all the same: it would not know
 /// later rounds' marks from this one's.
@@ -106,32 +116,31 @@ __device__ void keep_step(unsigned* words, const MarkedPlace& input) {
 }
 
 /// hold_next(): called by all threads once none of them reads the operation before this one.
-template <typename Ring, typename Request, typename HoldNext>
+template <typename Ring, typename HoldNext>
 __device__ void multiply(const ProgramOperation& operation, unsigned* words,
-                         const ProgramShared& shared, Ring& ring, const Request& request,
-                         const HoldNext& hold_next) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+                         const ProgramShared& shared, Ring& ring, const HoldNext& hold_next) {
+  const ThreadPlace me = place_of_thread();
   const DecodeProduct& p = operation.product;
   const TileRun run = tile_run(p, operation.cut);
+  const WarpRun of_warp(p, operation.cut, run, me.warp);
+  const RowPlace row = row_place(p, run, operation.cut, me.thread());
   const MarkedValues before = marked(words, operation.before, p.y);
-  const int own_column = p.output == ProductOutput::kAdd ? column_of_thread(p, run) : -1;
-  unsigned own_before = 0;
-  if (own_column >= 0) own_before = before.ask(own_column);  // needed late
+  const bool adds = p.output == ProductOutput::kAdd && row.column >= 0;
+  const unsigned own_before = adds ? before.ask(row.column) : 0;  // needed late
   if (run.n_tiles == 0) {
     keep_step(words, operation.input);
   } else {
-    MarkedRow<Request> row = {marked(words, operation.input, p.x), p.cols, request, {}};
-    const BitTranspose transpose(lane);
-    quantize_row<kDecodeWarps>(
-        row, p.norm, p.cols, in_shared<float>(shared.scratch()),
-        [&](int block, const BlockValues& values, bool there) {
-          store_bits(values, transpose, in_shared<QuantizedBlock>(shared.input()) + block, there);
-        });
+    const MarkedValues input = marked(words, operation.input, p.x);
+    auto* blocks = in_shared<QuantizedBlock>(shared.input());
+    auto* scratch = in_shared<float>(shared.scratch());
+    operation.is_regular ? take_input<true>(me, p, input, blocks, scratch)
+                         : take_input<false>(me, p, input, blocks, scratch);
   }
-  __syncthreads();
+  sync_warps<kDecodeWarps>();
   hold_next();
-  request();  // of warps that had no block to ask for, too
 
+  const ThreadPlace now = place_of_thread();
+  const int lane = now.lane, warp = now.warp;
   with_cells(p, [&](auto format, auto groups) {
     using F = decltype(format);
     constexpr int kGroups = decltype(groups)::value;
@@ -161,18 +170,18 @@ __device__ void multiply(const ProgramOperation& operation, unsigned* words,
         sum = 0.0f;
       }
     };
-    multiply_run(run, operation.cut, p.n_blocks, warp, ring, add, request, finish);
+    multiply_run(of_warp, operation.cut, p.n_blocks, ring, add, finish);
   });
-  __syncthreads();
+  sync_warps<kDecodeWarps>();
   const MarkedValues output = marked(words, operation.output, nullptr);
-  write_rows(p, run, operation.cut, in_shared<float>(shared.parts()),
-             [&](int, int column, float value) {
+  write_rows(p, run, operation.cut, in_shared<float>(shared.parts()), me.thread(), row,
+             [&](const RowPlace& place, float value) {
                if (p.output == ProductOutput::kAdd) {
-                 const bool is_own = column == own_column && before.is_there(own_before);
-                 value += is_own ? __uint_as_float(own_before) : before.read(column);
+                 const bool is_own = place.column == row.column && before.is_there(own_before);
+                 value += is_own ? __uint_as_float(own_before) : before.read(place.column);
                }
-               if (output.mark >= 0) output.write(column, value);
-               if (operation.stores) p.y[column] = value;
+               if (output.mark >= 0) output.write(place.column, value);
+               if (operation.stores) p.y[place.column] = value;
              });
 }
 
@@ -208,7 +217,7 @@ __device__ __noinline__ void attend(int operation_offset, unsigned* words, int m
     }
     if (!in_cache) {
       if (split == 0) {
-        for (int i = thread; i < kHeads * dim; i += kProgramThreads) {
+        for (int i = thread; i < kHeads * dim; i += kWorkers) {
           write(part, i / dim, i % dim, NAN);
         }
       }
@@ -232,7 +241,7 @@ __device__ __noinline__ void attend(int operation_offset, unsigned* words, int m
     const MarkedValues records = {
         words + operation.partial.offset + panel * p.n_splits * 3 * kValues,
         operation.partial.mark};
-    for (int i = thread; i < kValues; i += kProgramThreads) {
+    for (int i = thread; i < kValues; i += kWorkers) {
       const int h = i / kDim, c = i % kDim;
       float top, sum, value;
       memory.join(h, c, top, sum, value);
@@ -260,46 +269,43 @@ __device__ __noinline__ void attend(int operation_offset, unsigned* words, int m
       }
       if (c < dim) write(part, h, c, value / sum);
     }
-    __syncthreads();  // the memory is another operation's now
+    sync_warps<kDecodeWarps>();  // the memory is another operation's now
   }
 }
 
-__global__ __launch_bounds__(kProgramThreads,
+__global__ __launch_bounds__(kFedThreads,
                              1) void run_program(const __grid_constant__ DecodeProgram program) {
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
   const ProgramShared shared = {program.memory};
   unsigned* const held = in_shared<unsigned>(shared.held());
   const auto* operations = reinterpret_cast<const unsigned*>(program.operations);
-  for (int i = thread; i < min(kHeldOperations - 1, program.count) * kOperationWords;
-       i += kProgramThreads) {
-    held[i] = operations[i];
-  }
+  for (int i = thread; i < kOperationWords; i += kFedThreads) held[i] = operations[i];
+  const Rings rings = {in_shared<unsigned char>(shared.rings()),
+                       in_shared<uint64_t>(shared.barriers()), program.memory.stage_bytes};
+  rings.prepare();
   __syncthreads();
-  const int ring_bytes = kStages * program.memory.stage_bytes;
-  WeightRing<kStages> ring(in_shared<unsigned char>(shared.rings() + warp * ring_bytes),
-                           program.memory.stage_bytes,
-                           in_shared<uint64_t>(shared.barriers()) + warp * kStages);
-  ProgramRequests requests;
+  if (warp >= kDecodeWarps) {
+    const Feeder<kFeeders, kDecodeWarps, kStages> feeder(rings);
+    ProgramPieces pieces(program, feeder.served_warp());
+    feeder.run([&](const unsigned char*& from, int& bytes) { return pieces.next(from, bytes); });
+    return;
+  }
+  WeightRing<kDecodeWarps, kStages> ring(rings, warp);
   for (int i = 0; i < program.count; ++i) {
     const ProgramOperation& operation =
         in_shared<ProgramOperation>(shared.held())[i % kHeldOperations];
-    const int ahead = i + kHeldOperations - 1;
-    const bool holds = ahead < program.count && thread < kOperationWords;
+    const bool holds = i + 1 < program.count && thread < kOperationWords;
     const unsigned next_word =
-        holds ? __ldg(operations + static_cast<int64_t>(ahead) * kOperationWords + thread) : 0;
+        holds ? __ldg(operations + static_cast<int64_t>(i + 1) * kOperationWords + thread) : 0;
     const auto hold_next = [&] {
-      if (holds) held[ahead % kHeldOperations * kOperationWords + thread] = next_word;
-    };
-    const auto request = [&] {
-      requests.request(in_shared<ProgramOperation>(shared.held()), ring, min(ahead, program.count));
+      if (holds) held[(i + 1) % kHeldOperations * kOperationWords + thread] = next_word;
     };
     if (!operation.is_attention) {
-      multiply(operation, program.words, shared, ring, request, hold_next);
+      multiply(operation, program.words, shared, ring, hold_next);
       continue;
     }
-    request();
     const DecodeAttentionProblem& p = operation.attention;
-    __syncthreads();
+    sync_warps<kDecodeWarps>();
     hold_next();
     const int at = shared.held() + i % kHeldOperations * static_cast<int>(sizeof(ProgramOperation));
     const bool single = (p.n_heads / p.n_kv_heads) % kMostHeads != 0;
@@ -310,7 +316,7 @@ __global__ __launch_bounds__(kProgramThreads,
       single ? attend<128, 1>(at, program.words, shared.input())
              : attend<128, 2>(at, program.words, shared.input());
     }
-    __syncthreads();
+    sync_warps<kDecodeWarps>();
   }
 }
 
@@ -343,6 +349,7 @@ ProgramMemory prepare_program(ProgramOperation* operations, int count, int n_pro
     }
     const DecodeProduct& p = operation.product;
     operation.cut = cut_product(p, n_processors);
+    operation.is_regular = is_regular(p.norm, p.cols);
     const size_t part_bytes =
         (kDecodeWarps + most_tiles(p, operation.cut)) * kTileRows * sizeof(float);
     memory = larger_of(memory, {chunk_cells(p.cell_bytes) * p.cell_bytes,
@@ -372,7 +379,7 @@ cudaError_t launch_decode_program(const DecodeProgram& program, const Launch& la
   together.val.cooperative = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(launch.n_processors));
-  config.blockDim = dim3(kProgramThreads);
+  config.blockDim = dim3(kFedThreads);
   config.dynamicSmemBytes = bytes;
   config.stream = launch.stream;
   config.attrs = &together;

@@ -1,6 +1,6 @@
 // How products of packed weights with one or a few tokens are cut: a block of threads has a run of
-// row tiles; its warps have equal runs of their pieces, chunks of a few cells, so that a tile's
-// sums come from several warps.
+// row tiles; its warps have equal runs of their cells, so that a tile's sums come from several
+// warps. Cells are copied in chunks of a few, which end with the tile.
 #pragma once
 
 #include <type_traits>
@@ -10,6 +10,10 @@
 #include "kernels/cuda/packed_format.cuh"
 
 namespace d2q::cuda {
+
+/// Threads of a block of them: the warps that multiply, and their feeders (weight_ring.cuh).
+constexpr int kFeeders = 4;
+constexpr int kFedThreads = 32 * (kDecodeWarps + kFeeders);
 
 /// Weights are copied in pieces of a few cells, about 2 KB each.
 __host__ __device__ constexpr int chunk_cells(int cell_bytes) {
@@ -61,14 +65,11 @@ inline DecodeCut cut_product(const DecodeProduct& p, int n_blocks) {
   }
   if (n_blocks > n_units) n_blocks = n_units;
   if (n_blocks == 0) return {};
-  const int n_cells = chunk_cells(p.cell_bytes);
-  const int tile_chunks = (p.n_blocks + n_cells - 1) / n_cells;
   return {.n_blocks = n_blocks,
           .block_units = n_units / n_blocks,
           .n_larger = n_units % n_blocks,
-          .chunk_cells = n_cells,
-          .tile_chunks = tile_chunks,
-          .per_tile_chunk = 1.0f / static_cast<float>(tile_chunks)};
+          .chunk_cells = chunk_cells(p.cell_bytes),
+          .per_tile_cell = 1.0f / static_cast<float>(p.n_blocks)};
 }
 
 /// Row tiles that a block of threads has at most.
@@ -77,23 +78,49 @@ inline int most_tiles(const DecodeProduct& p, const DecodeCut& cut) {
   return p.output == ProductOutput::kGated ? 2 * n_units : n_units;
 }
 
-/// The row tiles of a block of threads: `n_tiles` from the unit `first_unit` on. Of their chunks
-/// each warp has `warp_chunks`, the last ones fewer or none.
+/// The row tiles of a block of threads: `n_tiles` from the unit `first_unit` on. Of their cells
+/// each warp has `warp_cells`, the last ones fewer or none.
 struct TileRun {
   int first_unit;
   int n_units;
   int n_tiles;
-  int n_chunks;
-  int warp_chunks;
+  int n_cells;
+  int warp_cells;
 };
 __device__ inline TileRun tile_run(const DecodeProduct& p, const DecodeCut& cut) {
   const int block = static_cast<int>(blockIdx.x);
   const int n = block >= cut.n_blocks ? 0 : cut.block_units + (block < cut.n_larger ? 1 : 0);
   const int n_tiles = p.output == ProductOutput::kGated ? 2 * n : n;
-  const int n_chunks = n_tiles * cut.tile_chunks;
-  return {block * cut.block_units + min(block, cut.n_larger), n, n_tiles, n_chunks,
-          (n_chunks + kDecodeWarps - 1) / kDecodeWarps};
+  const int n_cells = n_tiles * p.n_blocks;
+  return {block * cut.block_units + min(block, cut.n_larger), n, n_tiles, n_cells,
+          (n_cells + kDecodeWarps - 1) / kDecodeWarps};
 }
+
+/// What a warp has of a run: `n_left` cells, from cell `cell` of tile `tile` on.
+struct WarpRun {
+  int n_left = 0;
+  int tile = 0;
+  int cell = 0;
+
+  WarpRun() = default;
+  __device__ WarpRun(const DecodeProduct& p, const DecodeCut& cut, const TileRun& run, int warp) {
+    const int first = min(warp * run.warp_cells, run.n_cells);
+    n_left = min(run.warp_cells, run.n_cells - first);
+    tile = divide(first, cut.per_tile_cell);
+    cell = first - tile * p.n_blocks;
+  }
+  /// Cells of the next chunk.
+  __device__ int chunk(const DecodeCut& cut, int n_blocks) const {
+    return min(min(cut.chunk_cells, n_left), n_blocks - cell);
+  }
+  /// Past a chunk of n cells; whether that was the warp's last one of the tile.
+  __device__ bool pass(int n, int n_blocks) {
+    n_left -= n, cell += n;
+    const bool ends = cell == n_blocks || n_left == 0;
+    if (ends) ++tile, cell = 0;
+    return ends;
+  }
+};
 
 /// Which rows tile `index` of a run has.
 struct TilePlace {
@@ -118,100 +145,107 @@ class ChunkRequests {
   /// Those of warp `warp`.
   __device__ void start(const DecodeProduct& p, const DecodeCut& cut, int warp) {
     const TileRun run = tile_run(p, cut);
-    const int first = min(warp * run.warp_chunks, run.n_chunks);
-    n_left_ = min(run.warp_chunks, run.n_chunks - first);
-    if (n_left_ <= 0) return;
-    tile_ = divide(first, cut.per_tile_chunk);
-    cell_ = (first - tile_ * cut.tile_chunks) * cut.chunk_cells;
-    find_tile(p, run);
+    left_ = WarpRun(p, cut, run, warp);
+    if (!is_done()) find_tile(p, run);
   }
-  __device__ bool is_done() const { return n_left_ <= 0; }
-  template <typename Ring>
-  __device__ void request_next(const DecodeProduct& p, const DecodeCut& cut, Ring& ring) {
-    const int n_cells = min(cut.chunk_cells, p.n_blocks - cell_);
-    ring.request(cells_ + cell_ * p.cell_bytes, n_cells * p.cell_bytes);
-    cell_ += cut.chunk_cells;
-    if (--n_left_ > 0 && cell_ >= p.n_blocks) {
-      ++tile_, cell_ = 0;
-      find_tile(p, tile_run(p, cut));
-    }
+  __device__ bool is_done() const { return left_.n_left <= 0; }
+  /// Where the next one is and how long.
+  __device__ void next(const DecodeProduct& p, const DecodeCut& cut, const unsigned char*& from,
+                       int& bytes) {
+    const int n = left_.chunk(cut, p.n_blocks);
+    from = cells_ + left_.cell * p.cell_bytes;
+    bytes = n * p.cell_bytes;
+    if (left_.pass(n, p.n_blocks) && !is_done()) find_tile(p, tile_run(p, cut));
   }
 
  private:
   __device__ void find_tile(const DecodeProduct& p, const TileRun& run) {
-    const TilePlace place = tile_place(p, run, tile_);
+    const TilePlace place = tile_place(p, run, left_.tile);
     cells_ =
         p.parts[place.part].cells + static_cast<int64_t>(place.tile) * p.n_blocks * p.cell_bytes;
   }
 
-  int n_left_ = 0;
-  int tile_ = 0;
-  int cell_ = 0;
+  WarpRun left_;
   const unsigned char* cells_ = nullptr;
 };
 
 /// A warp receives its chunks of a run and multiplies them. add(cells of a chunk, first block of
-/// columns, number of cells); next(): the chunk's stage is free; finish(tile): the warp has no more
-/// chunks of that tile of the run.
-template <typename Ring, typename Add, typename Next, typename Finish>
-__device__ void multiply_run(const TileRun& run, const DecodeCut& cut, int n_blocks, int warp,
-                             Ring& ring, const Add& add, const Next& next, const Finish& finish) {
-  const int first = min(warp * run.warp_chunks, run.n_chunks);
-  const int n = min(run.warp_chunks, run.n_chunks - first);
-  if (n <= 0) return;
-  int tile = divide(first, cut.per_tile_chunk);
-  int cell = (first - tile * cut.tile_chunks) * cut.chunk_cells;
-  for (int i = 0; i < n; ++i) {
+/// columns, number of cells); finish(tile): the warp has no more chunks of that tile of the run.
+template <typename Ring, typename Add, typename Finish>
+__device__ void multiply_run(WarpRun left, const DecodeCut& cut, int n_blocks, Ring& ring,
+                             const Add& add, const Finish& finish) {
+  while (left.n_left > 0) {
+    const int tile = left.tile, n = left.chunk(cut, n_blocks);
     const unsigned char* cells = ring.receive();
-    add(cells, cell, min(cut.chunk_cells, n_blocks - cell));
+    add(cells, left.cell, n);
     ring.release();
-    next();
-    cell += cut.chunk_cells;
-    if (cell >= n_blocks || i + 1 == n) {
-      finish(tile);
-      ++tile, cell = 0;
-    }
+    if (left.pass(n, n_blocks)) finish(tile);
   }
 }
 
-/// The column of y of thread `threadIdx.x`'s row of a run, of one token; -1 when it has none.
-__device__ inline int column_of_thread(const DecodeProduct& p, const TileRun& run) {
-  const int i = static_cast<int>(threadIdx.x);
-  if (i >= run.n_units * kTileRows) return -1;
-  const TilePlace place = tile_place(p, run, p.output == ProductOutput::kGated ? i / 8 : i / 16);
-  const int of_part = kTileRows * place.tile + i % kTileRows;
-  return of_part < p.parts[place.part].rows ? p.parts[place.part].first_column + of_part : -1;
+/// What a row of a run becomes of: sums of several warps, one after the other, in
+/// parts [warps + tiles][tokens][16], where warp w's sums of tile i are at w + i.
+struct RowPlace {
+  struct Sums {
+    int first = 0;
+    int n_warps = 0;
+    float bias = 0.0f;
+  };
+  int column = -1;  // of y; -1: there is no such row
+  int token = 0;
+  Sums sums[2];  // the second one of a gated product's other matrix
+};
+/// Of row `i`: [units][tokens][16].
+__device__ inline RowPlace row_place(const DecodeProduct& p, const TileRun& run,
+                                     const DecodeCut& cut, int i) {
+  RowPlace place;
+  if (i >= run.n_units * p.n_tokens * kTileRows) return place;
+  const int row = i % kTileRows, of_tile = i / kTileRows;
+  const int unit = p.n_tokens == 1 ? of_tile : of_tile / p.n_tokens;
+  place.token = of_tile - unit * p.n_tokens;
+  const bool gated = p.output == ProductOutput::kGated;
+  const int tile = gated ? 2 * unit : unit;
+  const TilePlace of_tile_place = tile_place(p, run, tile);
+  const int of_part = kTileRows * of_tile_place.tile + row;
+  if (of_part >= p.parts[of_tile_place.part].rows) return place;
+  place.column = p.parts[of_tile_place.part].first_column + of_part;
+  const float per_warp_cell = __fdividef(1.0f, static_cast<float>(run.warp_cells));
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    if (k == 1 && !gated) break;
+    RowPlace::Sums& sums = place.sums[k];
+    const int first = divide((tile + k) * p.n_blocks, per_warp_cell);
+    const int last = divide((tile + k + 1) * p.n_blocks - 1, per_warp_cell);
+    sums.first = ((first + tile + k) * p.n_tokens + place.token) * kTileRows + row;
+    sums.n_warps = last - first + 1;
+    const float* bias = p.parts[of_tile_place.part + k].bias;
+    if (bias != nullptr) sums.bias = bias[of_part];
+  }
+  return place;
 }
 
-/// write(token, column of y, value) for the rows of a run. parts: [warps + tiles][tokens][16], warp
-/// w's sums of tile i are at w + i.
+/// write(place, value) for the rows of a run; `place` is that of row `thread`.
 template <typename Write>
 __device__ void write_rows(const DecodeProduct& p, const TileRun& run, const DecodeCut& cut,
-                           const float* parts, const Write& write) {
+                           const float* parts, int thread, RowPlace place, const Write& write) {
   const int n = run.n_units * p.n_tokens * kTileRows;
-  const float per_warp_chunk = 1.0f / static_cast<float>(run.warp_chunks);
-  for (int i = static_cast<int>(threadIdx.x); i < n; i += 32 * kDecodeWarps) {
-    const int row = i % kTileRows, of_tile = i / kTileRows;
-    const int unit = p.n_tokens == 1 ? of_tile : of_tile / p.n_tokens;
-    const int token = of_tile - unit * p.n_tokens;
-    const auto total = [&](int tile, const ProductPart& part, int of_part) {
-      const int first = divide(tile * cut.tile_chunks, per_warp_chunk);
-      const int last = divide((tile + 1) * cut.tile_chunks - 1, per_warp_chunk);
-      float sum = part.bias != nullptr && of_part < part.rows ? part.bias[of_part] : 0.0f;
-      for (int warp = first; warp <= last; ++warp) {
-        sum += parts[((warp + tile) * p.n_tokens + token) * kTileRows + row];
+  for (int i = thread; i < n;) {
+    if (place.column >= 0) {
+      const auto total = [&](const RowPlace::Sums& sums) {
+        float sum = sums.bias;
+        for (int k = 0; k < sums.n_warps; ++k) {
+          sum += parts[sums.first + k * p.n_tokens * kTileRows];
+        }
+        return sum;
+      };
+      float value = total(place.sums[0]);
+      if (p.output == ProductOutput::kGated) {
+        value = activation_of(p.curve, value) * total(place.sums[1]);
       }
-      return sum;
-    };
-    const bool gated = p.output == ProductOutput::kGated;
-    const int tile = gated ? 2 * unit : unit;
-    const TilePlace place = tile_place(p, run, tile);
-    const ProductPart& part = p.parts[place.part];
-    const int of_part = kTileRows * place.tile + row;
-    if (of_part >= part.rows) continue;
-    float value = total(tile, part, of_part);
-    if (gated) value = activation_of(p.curve, value) * total(tile + 1, p.parts[1], of_part);
-    write(token, part.first_column + of_part, value);
+      write(place, value);
+    }
+    i += 32 * kDecodeWarps;
+    if (i < n) place = row_place(p, run, cut, i);
   }
 }
 

@@ -36,56 +36,66 @@ struct MarkedValues {
   }
 };
 
-/// kCount values a lane: value k is number first + offset(k), 0 from `end` on; offsets rise. In two
-/// steps, so that a warp can do something else while the first answers are on their way.
-template <int kCount, typename Offset>
-struct MarkedReads {
-  unsigned words[kCount];
+/// How long a warp rests between questions for what it lacks: none of the gain of hearing sooner is
+/// worth the traffic.
+constexpr unsigned kPollNanoseconds = 20;
 
-  /// Loads past L1; the compiler may not move them over what settle() does.
-  __device__ void ask(const MarkedValues& from, int first, int end, const Offset& offset) {
-    const unsigned* place = from.words + first;
-    if (first + offset(kCount - 1) < end) {
-#pragma unroll
-      for (int k = 0; k < kCount; ++k) words[k] = __ldcg(place + offset(k));
-      return;
+/// Eight values a lane, four from a multiple of 4 on and four kApart later, 0 from `end` on; values
+/// start on 16 bytes. In two steps, so that a warp can do something else while the first answers
+/// are on their way. kRegular: `end` is a multiple of 4, too.
+template <int kApart, bool kRegular>
+struct MarkedPair {
+  unsigned words[8];
+
+  __device__ void ask(const MarkedValues& from, int first, int end) {
+    ask_half(from, first, end, 0);
+    ask_half(from, first + kApart, end, 4);
+  }
+  /// Asks again for what is not there yet, until it is.
+  __device__ void settle(const MarkedValues& from, int first, int end, float (&values)[8]) {
+    while (from.mark >= 0) {
+      const bool lacks_first = lacks_half(from.mark, 0), lacks_second = lacks_half(from.mark, 4);
+      if (!__any_sync(0xffffffffu, lacks_first || lacks_second)) break;
+      __nanosleep(kPollNanoseconds);
+      if (lacks_first) ask_half(from, first, end, 0);
+      if (lacks_second) ask_half(from, first + kApart, end, 4);
+      __syncwarp();
     }
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) {
-      if (first + offset(k) < end) words[k] = __ldcg(place + offset(k));
+    for (int k = 0; k < 8; ++k) {
+      const bool there =
+          kRegular ? first + k / 4 * kApart < end : first + k / 4 * kApart + k % 4 < end;
+      values[k] = there ? __uint_as_float(words[k]) : 0.0f;
     }
   }
-  /// Waits for those that were not there yet, one at a time, and then asks for all once more.
-  __device__ void settle(const MarkedValues& from, int first, int end, const Offset& offset,
-                         float (&values)[kCount]) {
-    const unsigned mark = static_cast<unsigned>(from.mark);
-    while (from.mark >= 0) {
-      unsigned wrong = 0;
-#pragma unroll
-      for (int k = 0; k < kCount; ++k) {
-        if (first + offset(k) < end) wrong |= words[k] ^ mark;
-      }
-      const bool there = (wrong & 1u) == 0;
-      if (__all_sync(0xffffffffu, there)) break;
-      if (!there) {
-        int missing = 0;
-#pragma unroll
-        for (int k = kCount - 1; k >= 0; --k) {
-          if (first + offset(k) < end && !from.is_there(words[k])) missing = offset(k);
-        }
-        from.read(first + missing);
-      }
-      __syncwarp();
-      ask(from, first, end, offset);
+
+ private:
+  __device__ void ask_half(const MarkedValues& from, int place, int end, int half) {
+    if (kRegular ? place < end : place + 4 <= end) {
+      asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(words[half]), "=r"(words[half + 1]), "=r"(words[half + 2]),
+                     "=r"(words[half + 3])
+                   : "l"(from.words + place)
+                   : "memory");
+      return;
     }
+    // What is beyond the end bears the mark.
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) {
-      values[k] = first + offset(k) < end ? __uint_as_float(words[k]) : 0.0f;
+    for (int k = 0; k < 4; ++k) {
+      words[half + k] =
+          !kRegular && place + k < end ? from.ask(place + k) : static_cast<unsigned>(from.mark);
     }
+  }
+  __device__ bool lacks_half(int mark, int half) const {
+    const unsigned m = static_cast<unsigned>(mark);
+    return (((words[half] ^ m) | (words[half + 1] ^ m) | (words[half + 2] ^ m) |
+             (words[half + 3] ^ m)) &
+            1u) != 0;
   }
 };
 
-/// Both steps at once, for few values or few warps.
+/// kCount values a lane at once, for few warps: value k is number first + offset(k), 0 from `end`
+/// on.
 template <int kCount, typename Offset>
 __device__ void read_marked(const MarkedValues& from, int first, int end, const Offset& offset,
                             float (&values)[kCount]) {
