@@ -43,11 +43,29 @@ ProgramMemory larger_of(const ProgramMemory& a, const ProgramMemory& b);
 /// All of it, in bytes.
 size_t shared_bytes(const ProgramMemory& memory);
 
+/// What attention of all operations has in common.
+struct ProgramPosition {
+  const int32_t* positions = nullptr;
+  const float* cos = nullptr;
+  const float* sin = nullptr;
+  int half = 0;
+  int capacity = 0;
+
+  ProgramPosition() = default;
+  explicit ProgramPosition(const DecodeAttentionProblem& p)
+      : positions(p.positions), cos(p.cos), sin(p.sin), half(p.half), capacity(p.capacity) {}
+  bool operator==(const ProgramPosition& other) const {
+    return positions == other.positions && cos == other.cos && sin == other.sin &&
+           half == other.half && capacity == other.capacity;
+  }
+};
+
 struct DecodeProgram {
   const ProgramOperation* operations = nullptr;  // in the GPU's memory
   int count = 0;
   unsigned* words = nullptr;  // marked ones; all bits set before every launch
   ProgramMemory memory;
+  ProgramPosition position;  // where there is attention
 };
 cudaError_t launch_decode_program(const DecodeProgram& program, const Launch& launch);
 

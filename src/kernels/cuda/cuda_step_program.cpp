@@ -53,10 +53,13 @@ void CudaStepProgram::add(const cuda::DecodeProduct& product, int64_t y_size, bo
 }
 
 void CudaStepProgram::add(const cuda::DecodeAttentionProblem& attention) {
-  const bool reads_written_keys =
-      std::any_of(collected_.begin(), collected_.end(),
-                  [&](const Collected& c) { return c.operation.attention.keys == attention.keys; });
-  if (reads_written_keys) launch();
+  const bool is_apart = std::any_of(collected_.begin(), collected_.end(), [&](const Collected& c) {
+    const cuda::DecodeAttentionProblem& before = c.operation.attention;
+    const bool reads_written_keys = before.keys == attention.keys;
+    return c.operation.is_attention && (reads_written_keys || !(cuda::ProgramPosition(before) ==
+                                                                cuda::ProgramPosition(attention)));
+  });
+  if (is_apart) launch();
   Collected next;
   next.operation.is_attention = true;
   next.operation.attention = attention;
@@ -216,6 +219,7 @@ void CudaStepProgram::forget() {
 void CudaStepProgram::launch() {
   if (collected_.empty()) return;
   const int64_t n_words = place_marks();
+  cuda::DecodeProgram program;
   std::vector<cuda::ProgramOperation> operations;
   for (const Collected& c : collected_) {
     cuda::ProgramOperation operation = c.operation;
@@ -226,9 +230,9 @@ void CudaStepProgram::launch() {
     operation.before = marks_of(c.before);
     operation.output = marks_of(c.output);
     operation.stores = versions_[static_cast<size_t>(c.output)].is_last;
+    if (operation.is_attention) program.position = cuda::ProgramPosition(operation.attention);
     operations.push_back(operation);
   }
-  cuda::DecodeProgram program;
   program.count = static_cast<int>(operations.size());
   program.memory = memory_;
   forget();

@@ -38,9 +38,15 @@ __global__ __launch_bounds__(kThreads) void decode_attention(
   if (split >= n_parts) return;  // the graph's blocks are fixed, so some may have nothing to do
   const float* projections =
       p.projections + static_cast<int64_t>(sequence) * (p.n_heads + 2 * p.n_kv_heads) * dim;
-  attend_part<kKeysAhead>(p, part, sequence, memory, [&](int head, float* values) {
-    for (int i = lane; i < dim; i += 32) values[i] = __ldcg(projections + head * dim + i);
-  });
+  const int64_t turn = static_cast<int64_t>(position) * p.half;
+  attend_part<kKeysAhead>(p, part, sequence, p.cos + turn, p.sin + turn, memory,
+                          [&](int head, float(&values)[kDim / 32]) {
+#pragma unroll
+                            for (int k = 0; k < kDim / 32; ++k) {
+                              const int i = lane + 32 * k;
+                              values[k] = i < dim ? __ldcg(projections + head * dim + i) : 0.0f;
+                            }
+                          });
 
   const int64_t panels = gridDim.x;
   const int64_t record = kHeads * (kDim + 2);
@@ -48,7 +54,7 @@ __global__ __launch_bounds__(kThreads) void decode_attention(
   for (int i = thread; i < kHeads * kDim; i += kThreads) {
     const int h = i / kDim, c = i % kDim;
     float top, sum, output;
-    memory.join(h, c, top, sum, output);
+    memory.join(lane, h, c, top, sum, output);
     if (n_parts == 1) {
       if (c < dim) y[h * dim + c] = output / sum;
       continue;

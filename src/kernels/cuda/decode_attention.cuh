@@ -56,7 +56,7 @@ __device__ AttentionPart attention_part(const DecodeAttentionProblem& p, int pos
   part.kv_head = divide(panel, p.per_set);
   part.first_head = panel * kHeads;
   part.first_of_kv_head = panel == part.kv_head * p.n_sets;
-  part.n_parts = divide(n_keys + size - 1, 1.0f / static_cast<float>(size));
+  part.n_parts = divide(n_keys + size - 1, __fdividef(1.0f, static_cast<float>(size)));
   part.begin = first_seen + split * size;
   part.end = min(part.begin + size, position);
   part.has_new = split == part.n_parts - 1;
@@ -71,15 +71,25 @@ struct AttentionMemory {
   float new_key[kDim], new_value[kDim];
   float tops[kWarps][kHeads], sums[kWarps][kHeads];
 
-  /// All warps' together, for value c of query head h.
-  __device__ void join(int h, int c, float& top, float& sum, float& output) const {
-    top = -INFINITY, sum = 0.0f, output = 0.0f;
-    for (int w = 0; w < kWarps; ++w) top = fmaxf(top, tops[w][h]);
-#pragma unroll 2
+  /// All warps' together, for value c of query head h, the same one in all of the warp's lanes.
+  __device__ void join(int lane, int h, int c, float& top, float& sum, float& output) const {
+    const int of_lane = lane % kWarps;
+    const float own_top = tops[of_lane][h];
+    top = own_top;
+#pragma unroll
+    for (int offset = kWarps / 2; offset > 0; offset /= 2) {
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
+    }
+    const float factor = exp2f(own_top - top);  // some warp has a key, so top is finite
+    sum = sums[of_lane][h] * factor;
+#pragma unroll
+    for (int offset = kWarps / 2; offset > 0; offset /= 2) {
+      sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+    }
+    output = 0.0f;
+#pragma unroll
     for (int w = 0; w < kWarps; ++w) {
-      const float factor = exp2f(tops[w][h] - top);  // some warp has a key, so top is finite
-      sum += sums[w][h] * factor;
-      output += outputs[w][h][c] * factor;
+      output = fmaf(outputs[w][h][c], __shfl_sync(0xffffffffu, factor, w), output);
     }
   }
 };
@@ -113,49 +123,70 @@ __device__ inline void widen(const uint4& halves, float (&values)[kLaneValues]) 
 /// A lane's part of the rotation at a position: pairs lane, lane + 32 and so on.
 template <int kDim>
 struct Rotation {
-  static constexpr int kPairs = kDim / 64;
+  static constexpr int kPairs = kDim / 64, kLaneCount = kDim / 32;
   float cos[kPairs], sin[kPairs];
 
-  __device__ Rotation(const DecodeAttentionProblem& p, int position) {
-    const int64_t row = static_cast<int64_t>(position) * p.half;
+  /// cosines, sines: [half], of the position.
+  __device__ Rotation(const float* cosines, const float* sines, int half) {
 #pragma unroll
     for (int k = 0; k < kPairs; ++k) {
-      const int i = static_cast<int>(threadIdx.x) % 32 + 32 * k;
-      cos[k] = i < p.half ? p.cos[row + i] : 0.0f;
-      sin[k] = i < p.half ? p.sin[row + i] : 0.0f;
+      const int i = static_cast<int>(threadIdx.x % 32) + 32 * k;
+      cos[k] = i < half ? cosines[i] : 0.0f;
+      sin[k] = i < half ? sines[i] : 0.0f;
     }
   }
 
-  /// A warp normalises (when there is a gain) and rotates a head in shared memory.
+  /// A warp normalises (when there is a gain) and rotates a head, values lane + 32 k of it.
+  /// scratch: kDim floats of shared memory.
   __device__ void apply(const DecodeAttentionProblem& p, const float* gain, float factor,
-                        float* head) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    float scale = 1.0f;
+                        float (&head)[kLaneCount], float* scratch) const {
+    const int lane = static_cast<int>(threadIdx.x % 32);
     if (gain != nullptr) {
       float squares = 0.0f;
-      for (int i = lane; i < p.head_dim; i += 32) squares += head[i] * head[i];
+#pragma unroll
+      for (int k = 0; k < kLaneCount; ++k) squares += head[k] * head[k];
       squares = reduce_threads<32>(squares, Sum());
-      scale = 1.0f / sqrtf(squares / static_cast<float>(p.head_dim) + p.norm_epsilon);
+      const float scale = rsqrtf(squares / static_cast<float>(p.head_dim) + p.norm_epsilon);
+#pragma unroll
+      for (int k = 0; k < kLaneCount; ++k) {
+        if (lane + 32 * k < p.head_dim) head[k] *= gain[lane + 32 * k] * scale;
+      }
     }
-    const auto at = [&](int i) { return gain != nullptr ? gain[i] * (head[i] * scale) : head[i]; };
+    if (2 * p.half == kDim) {  // both of a pair are the lane's
+#pragma unroll
+      for (int k = 0; k < kPairs; ++k) turn(k, factor, head[k], head[k + kPairs]);
+      return;
+    }
+#pragma unroll
+    for (int k = 0; k < kLaneCount; ++k) scratch[lane + 32 * k] = head[k];
+    __syncwarp();
 #pragma unroll
     for (int k = 0; k < kPairs; ++k) {
       const int i = lane + 32 * k;
-      if (i >= p.half) break;
-      const float a = at(i), b = at(i + p.half);
-      head[i] = factor * (a * cos[k] - b * sin[k]);
-      head[i + p.half] = factor * (b * cos[k] + a * sin[k]);
+      if (i < p.half) turn(k, factor, scratch[i], scratch[i + p.half]);
     }
-    for (int i = 2 * p.half + lane; i < p.head_dim; i += 32) head[i] = factor * at(i);
+    for (int i = 2 * p.half + lane; i < p.head_dim; i += 32) scratch[i] *= factor;
+    __syncwarp();
+#pragma unroll
+    for (int k = 0; k < kLaneCount; ++k) head[k] = scratch[lane + 32 * k];
+  }
+
+ private:
+  __device__ void turn(int k, float factor, float& a, float& b) const {
+    const float first = a, second = b;
+    a = factor * (first * cos[k] - second * sin[k]);
+    b = factor * (second * cos[k] + first * sin[k]);
   }
 };
 
-/// Appends the new key and value to the cache and attends. load_head(index, values): a warp
-/// puts head `index` of the sequence's q, k, v into shared memory. All threads call; they are
-/// synchronised at the end. kAhead: keys of a lane at a time, while as many are on their way.
+/// Appends the new key and value to the cache and attends. cosines, sines: [half], of the position.
+/// load_head(index, values): values lane + 32 k of head `index` of the sequence's q, k, v, zeros
+/// beyond it. All threads call; they are synchronised at the end. kAhead: keys of a lane at a time,
+/// while as many are on their way.
 template <int kAhead, int kDim, int kHeads, int kWarps, typename LoadHead>
 __device__ void attend_part(const DecodeAttentionProblem& p, const AttentionPart& part,
-                            int sequence, AttentionMemory<kDim, kHeads, kWarps>& memory,
+                            int sequence, const float* cosines, const float* sines,
+                            AttentionMemory<kDim, kHeads, kWarps>& memory,
                             const LoadHead& load_head) {
   constexpr int kKeyLanes = kDim / kLaneValues;
   constexpr int kKeys = 32 / kKeyLanes;   // a warp's at a time
@@ -185,30 +216,31 @@ __device__ void attend_part(const DecodeAttentionProblem& p, const AttentionPart
   };
   // Before the wait for the new token's heads.
   Keys next = fetch(part.begin);
-  const Rotation<kDim> rotation(p, position);
+  const Rotation<kDim> rotation(cosines, sines, p.half);
 
   for (int head = warp; head < kHeads + 2; head += kWarps) {
-    if (head < kHeads) {
-      float* query = memory.queries[head];
-      load_head(part.first_head + head, query);
-      __syncwarp();
-      rotation.apply(p, p.query_gain, p.scale * kLog2, query);
-      for (int i = dim + lane; i < kDim; i += 32) query[i] = 0.0f;
-    } else if (part.has_new) {
-      // As later tokens will see it: rounded to the cache's f16.
-      const bool is_key = head == kHeads;
-      float* target = is_key ? memory.new_key : memory.new_value;
-      load_head(p.n_heads + (is_key ? 0 : p.n_kv_heads) + part.kv_head, target);
-      __syncwarp();
-      if (is_key) rotation.apply(p, p.key_gain, 1.0f, target);
-      __syncwarp();
-      unsigned short* row = (is_key ? p.keys : p.values) + cache + position * width;
-      for (int i = lane; i < kDim; i += 32) {
-        const __half rounded = __float2half_rn(i < dim ? target[i] : 0.0f);
-        if (i < dim && part.first_of_kv_head)
-          row[i] = *reinterpret_cast<const unsigned short*>(&rounded);
-        target[i] = __half2float(rounded);
+    const bool is_query = head < kHeads, is_key = head == kHeads;
+    if (!is_query && !part.has_new) continue;
+    float* target = is_query ? memory.queries[head] : is_key ? memory.new_key : memory.new_value;
+    float mine[kDim / 32];
+    load_head(
+        is_query ? part.first_head + head : p.n_heads + (is_key ? 0 : p.n_kv_heads) + part.kv_head,
+        mine);
+    if (is_query || is_key) {
+      rotation.apply(p, is_query ? p.query_gain : p.key_gain, is_query ? p.scale * kLog2 : 1.0f,
+                     mine, target);
+    }
+    unsigned short* row = (is_key ? p.keys : p.values) + cache + position * width;
+#pragma unroll
+    for (int k = 0; k < kDim / 32; ++k) {
+      const int i = lane + 32 * k;
+      if (!is_query) {
+        // As later tokens will see it: rounded to the cache's f16.
+        const __half rounded = __float2half_rn(mine[k]);
+        if (i < dim && part.first_of_kv_head) row[i] = __half_as_ushort(rounded);
+        mine[k] = __half2float(rounded);
       }
+      target[i] = mine[k];
     }
   }
   sync_warps<kWarps>();

@@ -199,68 +199,83 @@ __device__ void quantize_row(const ThreadPlace& me, Source& source, const InputN
   using Columns = PairColumns<kWarps>;
   const int n_blocks = (cols + kInputBlock - 1) / kInputBlock;
   const int own_first = me.warp * kInputBlock + 4 * me.lane;
-  float values[8];
-  // What is read for the first of several passes stays, if it is one pair.
-  bool have_all = false;
   const auto for_pairs = [&](const auto& visit) {
-    if (!have_all && me.warp < n_blocks) source.ask(own_first);
+    if (me.warp < n_blocks) source.ask(own_first);
 #pragma unroll 1
     for (int block = me.warp; block < n_blocks; block += 2 * kWarps) {
       const int first = block * kInputBlock + 4 * me.lane;
-      if (!have_all) {
-        source.settle(first, values);
-        if (block + 2 * kWarps < n_blocks) source.ask(first + 2 * Columns::kApart);
-      }
-      visit(block, first);
+      float values[8];
+      source.settle(first, values);
+      if (block + 2 * kWarps < n_blocks) source.ask(first + 2 * Columns::kApart);
+      visit(block, first, values);
     }
-    have_all = n_blocks <= 2 * kWarps;
   };
   // Both, so that the steps of one fill the other's waits.
-  const auto put_pair = [&](int block) {
+  const auto put_pair = [&](int block, const float(&values)[8]) {
     put(block, BlockValues{{values[0], values[1], values[2], values[3]}}, true);
     put(block + kWarps, BlockValues{{values[4], values[5], values[6], values[7]}},
         block + kWarps < n_blocks);
   };
   if (norm.gain == nullptr) {
-    for_pairs([&](int block, int) { put_pair(block); });
+    for_pairs([&](int block, int, const float(&values)[8]) { put_pair(block, values); });
     return;
   }
-  float gains[8], shifts[8] = {};
-  const auto load_norm = [&](int first) {
-    load_pair<kWarps, kRegular>(norm.gain, first, cols, gains);
-    if constexpr (!kRegular) {
-      if (norm.shift != nullptr) load_pair<kWarps, kRegular>(norm.shift, first, cols, shifts);
-    }
-  };
-  load_norm(own_first);
   // Not a division: its slow path is a call, around which registers would be saved.
   const float per_column = __fdividef(1.0f, static_cast<float>(cols));
-  float mean = 0.0f, sum = 0.0f;
+  const auto factor_of = [&](float squares) {
+    return rsqrtf(sum_of_warps<kWarps>(me, squares, scratch + kWarps) * per_column + norm.epsilon);
+  };
+  float gains[8];
+  if constexpr (kRegular) {
+    if (n_blocks <= 2 * kWarps) {  // what is read once can stay
+      float values[8] = {};
+      float squares = 0.0f;
+      if (me.warp < n_blocks) {
+        source.ask(own_first);
+        load_pair<kWarps, kRegular>(norm.gain, own_first, cols, gains);
+        source.settle(own_first, values);
+#pragma unroll
+        for (int k = 0; k < 8; ++k) squares = fmaf(values[k], values[k], squares);
+      }
+      const float factor = factor_of(squares);
+      if (me.warp >= n_blocks) return;
+#pragma unroll
+      for (int k = 0; k < 8; ++k) values[k] *= gains[k] * factor;
+      put_pair(me.warp, values);
+      return;
+    }
+  }
+  float mean = 0.0f;
   if constexpr (!kRegular) {
     if (norm.subtract_mean) {
-      for_pairs([&](int, int) {
+      float sum = 0.0f;
+      for_pairs([&](int, int, const float(&values)[8]) {
         for (const float value : values) sum += value;
       });
       mean = sum_of_warps<kWarps>(me, sum, scratch) * per_column;
-      sum = 0.0f;
     }
   }
-  for_pairs([&](int, int first) {
+  float squares = 0.0f;
+  for_pairs([&](int, int first, const float(&values)[8]) {
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
       const float value = values[k] - mean;
-      if (kRegular || first + Columns::offset(k) < cols) sum = fmaf(value, value, sum);
+      if (first + Columns::offset(k) < cols) squares = fmaf(value, value, squares);
     }
   });
-  const float factor =
-      rsqrtf(sum_of_warps<kWarps>(me, sum, scratch + kWarps) * per_column + norm.epsilon);
-  for_pairs([&](int block, int first) {
-    if (block != me.warp) load_norm(first);
+  const float factor = factor_of(squares);
+  for_pairs([&](int block, int first, const float(&values)[8]) {
+    load_pair<kWarps, kRegular>(norm.gain, first, cols, gains);
+    float shifts[8] = {};
+    if constexpr (!kRegular) {
+      if (norm.shift != nullptr) load_pair<kWarps, kRegular>(norm.shift, first, cols, shifts);
+    }
+    float normed[8];
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
-      values[k] = fmaf(gains[k] * (values[k] - mean), factor, shifts[k]);
+      normed[k] = fmaf(gains[k] * (values[k] - mean), factor, shifts[k]);
     }
-    put_pair(block);
+    put_pair(block, normed);
   });
 }
 

@@ -84,7 +84,7 @@ __global__ __launch_bounds__(kFedThreads) void multiply_cells(
       }
     }
   };
-  multiply_run(WarpRun(p, cut, run, warp), cut, p.n_blocks, ring, add, finish);
+  multiply_run(WarpRun(p, cut, run, warp), cut, p.n_blocks, lane, ring, add, finish);
   sync_warps<kDecodeWarps>();
   const int thread = static_cast<int>(threadIdx.x);
   const RowPlace row = row_place(p, run, cut, thread);

@@ -29,6 +29,12 @@ static_assert(sizeof(QuantizedBlock) % 16 == 0);
 
 using Rings = WeightRings<kDecodeWarps, kStages>;
 
+/// The token's position, and the rotation there.
+struct HeldTurn {
+  float cos[64], sin[64];
+  int position;
+};
+
 /// Where things lie in a block of threads' shared memory. Computed anew from a kernel's parameters
 /// where it is needed, so that it takes no registers and the compiler knows what memory it is.
 struct ProgramShared {
@@ -41,9 +47,10 @@ struct ProgramShared {
   }
   __host__ __device__ int barriers() const { return input() + sizes.input_bytes; }
   __host__ __device__ int held() const { return barriers() + Rings::kBarriers * 8; }
-  __host__ __device__ int scratch() const {
+  __host__ __device__ int turn() const {
     return held() + kHeldOperations * static_cast<int>(sizeof(ProgramOperation));
   }
+  __host__ __device__ int scratch() const { return turn() + static_cast<int>(sizeof(HeldTurn)); }
   __host__ __device__ int parts() const { return scratch() + 2 * kDecodeWarps * 4; }
   __host__ __device__ int end() const { return parts() + sizes.part_bytes; }
 };
@@ -170,7 +177,7 @@ __device__ void multiply(const ProgramOperation& operation, unsigned* words,
         sum = 0.0f;
       }
     };
-    multiply_run(of_warp, operation.cut, p.n_blocks, ring, add, finish);
+    multiply_run(of_warp, operation.cut, p.n_blocks, lane, ring, add, finish);
   });
   sync_warps<kDecodeWarps>();
   const MarkedValues output = marked(words, operation.output, nullptr);
@@ -191,12 +198,14 @@ using ProgramAttention = AttentionMemory<kDim, kHeads, kDecodeWarps>;
 /// A block of threads has one part of the keys of one set of heads, or, where there are more sets
 /// than blocks of threads, several sets. Not inlined: it would take the products' registers.
 template <int kDim, int kHeads>
-__device__ __noinline__ void attend(int operation_offset, unsigned* words, int memory_offset) {
+__device__ __noinline__ void attend(int operation_offset, unsigned* words, int memory_offset,
+                                    int turn_offset) {
   const ProgramOperation& operation = *in_shared<ProgramOperation>(operation_offset);
   const DecodeAttentionProblem& p = operation.attention;
   auto& memory = *in_shared<ProgramAttention<kDim, kHeads>>(memory_offset);
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
-  const int n_panels = p.n_heads / kHeads, dim = p.head_dim, position = *p.positions;
+  const auto& turn = *in_shared<HeldTurn>(turn_offset);
+  const int thread = static_cast<int>(threadIdx.x), lane = static_cast<int>(threadIdx.x % 32);
+  const int n_panels = p.n_heads / kHeads, dim = p.head_dim, position = turn.position;
   const bool in_cache = position >= 0 && position < p.capacity;
   const MarkedValues projections = marked(words, operation.input, p.projections);
   const MarkedValues output = marked(words, operation.output, nullptr);
@@ -224,17 +233,12 @@ __device__ __noinline__ void attend(int operation_offset, unsigned* words, int m
       keep_step(words, operation.input);
       continue;
     }
-    attend_part<kKeysAhead>(p, part, 0, memory, [&](int head, float* values) {
-      constexpr int kLaneCount = kDim / 32;
-      float mine[kLaneCount];
-      const int first = head * dim;
-      read_marked(
-          projections, first + lane, first + dim, [](int k) { return 32 * k; }, mine);
-#pragma unroll
-      for (int k = 0; k < kLaneCount; ++k) {
-        if (lane + 32 * k < dim) values[lane + 32 * k] = mine[k];
-      }
-    });
+    attend_part<kKeysAhead>(
+        p, part, 0, turn.cos, turn.sin, memory, [&](int head, float(&values)[kDim / 32]) {
+          const int first = head * dim;
+          read_marked(
+              projections, first + lane, first + dim, [](int k) { return 32 * k; }, values);
+        });
 
     // The first part's block of threads adds up all of them, in their order.
     constexpr int kValues = kHeads * kDim;
@@ -244,7 +248,7 @@ __device__ __noinline__ void attend(int operation_offset, unsigned* words, int m
     for (int i = thread; i < kValues; i += kWorkers) {
       const int h = i / kDim, c = i % kDim;
       float top, sum, value;
-      memory.join(h, c, top, sum, value);
+      memory.join(lane, h, c, top, sum, value);
       if (split > 0) {
         const int mine = split * 3 * kValues + i;
         records.write(mine, value);
@@ -267,7 +271,7 @@ __device__ __noinline__ void attend(int operation_offset, unsigned* words, int m
           value = value * left + others[3 * s] * right;
         }
       }
-      if (c < dim) write(part, h, c, value / sum);
+      if (c < dim) write(part, h, c, __fdividef(value, sum));
     }
     sync_warps<kDecodeWarps>();  // the memory is another operation's now
   }
@@ -290,7 +294,18 @@ __global__ __launch_bounds__(kFedThreads,
     feeder.run([&](const unsigned char*& from, int& bytes) { return pieces.next(from, bytes); });
     return;
   }
-  WeightRing<kDecodeWarps, kStages> ring(rings, warp);
+  // Read after other barriers only.
+  const ProgramPosition& place = program.position;
+  if (thread < 64 && place.positions != nullptr) {
+    HeldTurn& turn = *in_shared<HeldTurn>(shared.turn());
+    const int position = *place.positions;
+    turn.position = position;
+    if (thread < place.half && position >= 0 && position < place.capacity) {
+      const int64_t i = static_cast<int64_t>(position) * place.half + thread;
+      turn.cos[thread] = place.cos[i], turn.sin[thread] = place.sin[i];
+    }
+  }
+  WeightRing<kDecodeWarps, kStages> ring(rings, place_of_thread().warp);
   for (int i = 0; i < program.count; ++i) {
     const ProgramOperation& operation =
         in_shared<ProgramOperation>(shared.held())[i % kHeldOperations];
@@ -310,11 +325,11 @@ __global__ __launch_bounds__(kFedThreads,
     const int at = shared.held() + i % kHeldOperations * static_cast<int>(sizeof(ProgramOperation));
     const bool single = (p.n_heads / p.n_kv_heads) % kMostHeads != 0;
     if (p.head_dim <= 64) {
-      single ? attend<64, 1>(at, program.words, shared.input())
-             : attend<64, 2>(at, program.words, shared.input());
+      single ? attend<64, 1>(at, program.words, shared.input(), shared.turn())
+             : attend<64, 2>(at, program.words, shared.input(), shared.turn());
     } else {
-      single ? attend<128, 1>(at, program.words, shared.input())
-             : attend<128, 2>(at, program.words, shared.input());
+      single ? attend<128, 1>(at, program.words, shared.input(), shared.turn())
+             : attend<128, 2>(at, program.words, shared.input(), shared.turn());
     }
     sync_warps<kDecodeWarps>();
   }

@@ -172,13 +172,13 @@ class ChunkRequests {
 /// A warp receives its chunks of a run and multiplies them. add(cells of a chunk, first block of
 /// columns, number of cells); finish(tile): the warp has no more chunks of that tile of the run.
 template <typename Ring, typename Add, typename Finish>
-__device__ void multiply_run(WarpRun left, const DecodeCut& cut, int n_blocks, Ring& ring,
+__device__ void multiply_run(WarpRun left, const DecodeCut& cut, int n_blocks, int lane, Ring& ring,
                              const Add& add, const Finish& finish) {
   while (left.n_left > 0) {
     const int tile = left.tile, n = left.chunk(cut, n_blocks);
     const unsigned char* cells = ring.receive();
     add(cells, left.cell, n);
-    ring.release();
+    ring.release(lane);
     if (left.pass(n, n_blocks)) finish(tile);
   }
 }

@@ -15,6 +15,7 @@ template <int kWarps, int kStages>
 struct WeightRings {
   static_assert((kStages & (kStages - 1)) == 0 && kWarps <= 32);
   static constexpr int kBarriers = 2 * kWarps * kStages;
+  static constexpr unsigned kFreeOffset = kWarps * kStages * 8;
 
   unsigned char* memory;  // kWarps * kStages * stage_bytes, on 16
   uint64_t* barriers;     // kBarriers
@@ -41,7 +42,7 @@ struct WeightRings {
     return address_of(barriers + warp * kStages + static_cast<int>(piece % kStages));
   }
   __device__ unsigned free(int warp, unsigned piece) const {
-    return arrived(warp, piece) + kWarps * kStages * 8;
+    return arrived(warp, piece) + kFreeOffset;
   }
   __device__ static unsigned address_of(const void* shared) {
     return static_cast<unsigned>(__cvta_generic_to_shared(shared));
@@ -76,11 +77,15 @@ template <int kWarps, int kStages>
 class WeightRing {
  public:
   using Rings = WeightRings<kWarps, kStages>;
-  __device__ WeightRing(const Rings& rings, int warp) : rings_(rings), warp_(warp) {}
+  __device__ WeightRing(const Rings& rings, int warp)
+      : stages_(rings.stage(warp, 0)),
+        stage_bytes_(rings.stage_bytes),
+        arrived_(rings.arrived(warp, 0)) {}
 
   /// Waits for the next piece.
   __device__ const unsigned char* receive() const {
-    const unsigned barrier = rings_.arrived(warp_, n_read_), parity = n_read_ / kStages & 1;
+    const unsigned stage = n_read_ % kStages, parity = n_read_ / kStages & 1;
+    const unsigned barrier = arrived_ + 8 * stage;
 #if __CUDA_ARCH__ >= 900
     asm volatile(
         "{\n.reg .pred ready;\nagain_%=:\n"
@@ -92,22 +97,23 @@ class WeightRing {
     while (!Rings::is_over(barrier, parity)) {
     }
 #endif
-    return rings_.stage(warp_, n_read_);
+    return stages_ + static_cast<int>(stage) * stage_bytes_;
   }
 
   /// The piece received last has been read.
-  __device__ void release() {
+  __device__ void release(int lane) {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) {
-      asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(rings_.free(warp_, n_read_))
-                   : "memory");
+    if (lane == 0) {
+      const unsigned free = arrived_ + Rings::kFreeOffset + 8 * (n_read_ % kStages);
+      asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(free) : "memory");
     }
     ++n_read_;
   }
 
  private:
-  Rings rings_;
-  int warp_;
+  const unsigned char* stages_;
+  int stage_bytes_;
+  unsigned arrived_;
   unsigned n_read_ = 0;
 };
 
