@@ -102,7 +102,7 @@ __device__ inline int64_t element_index() {
 __device__ inline float activation_of(Curve curve, float x) {
   switch (curve) {
     case Curve::kSilu:
-      return x / (1.0f + expf(-x));
+      return __fdividef(x, 1.0f + expf(-x));  // no call for what cannot be
     case Curve::kGelu:
       return 0.5f * x * (1.0f + erff(x * 0.70710678f));
     case Curve::kGeluTanh:

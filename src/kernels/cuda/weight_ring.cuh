@@ -15,7 +15,6 @@ template <int kWarps, int kStages>
 struct WeightRings {
   static_assert((kStages & (kStages - 1)) == 0 && kWarps <= 32);
   static constexpr int kBarriers = 2 * kWarps * kStages;
-  static constexpr unsigned kFreeOffset = kWarps * kStages * 8;
 
   unsigned char* memory;  // kWarps * kStages * stage_bytes, on 16
   uint64_t* barriers;     // kBarriers
@@ -42,7 +41,7 @@ struct WeightRings {
     return address_of(barriers + warp * kStages + static_cast<int>(piece % kStages));
   }
   __device__ unsigned free(int warp, unsigned piece) const {
-    return arrived(warp, piece) + kFreeOffset;
+    return arrived(warp, piece) + kWarps * kStages * 8;
   }
   __device__ static unsigned address_of(const void* shared) {
     return static_cast<unsigned>(__cvta_generic_to_shared(shared));
@@ -77,15 +76,11 @@ template <int kWarps, int kStages>
 class WeightRing {
  public:
   using Rings = WeightRings<kWarps, kStages>;
-  __device__ WeightRing(const Rings& rings, int warp)
-      : stages_(rings.stage(warp, 0)),
-        stage_bytes_(rings.stage_bytes),
-        arrived_(rings.arrived(warp, 0)) {}
+  __device__ WeightRing(const Rings& rings, int warp) : rings_(rings), warp_(warp) {}
 
   /// Waits for the next piece.
   __device__ const unsigned char* receive() const {
-    const unsigned stage = n_read_ % kStages, parity = n_read_ / kStages & 1;
-    const unsigned barrier = arrived_ + 8 * stage;
+    const unsigned barrier = rings_.arrived(warp_, n_read_), parity = n_read_ / kStages & 1;
 #if __CUDA_ARCH__ >= 900
     asm volatile(
         "{\n.reg .pred ready;\nagain_%=:\n"
@@ -97,28 +92,27 @@ class WeightRing {
     while (!Rings::is_over(barrier, parity)) {
     }
 #endif
-    return stages_ + static_cast<int>(stage) * stage_bytes_;
+    return rings_.stage(warp_, n_read_);
   }
 
   /// The piece received last has been read.
   __device__ void release(int lane) {
     __syncwarp();
     if (lane == 0) {
-      const unsigned free = arrived_ + Rings::kFreeOffset + 8 * (n_read_ % kStages);
-      asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(free) : "memory");
+      asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(rings_.free(warp_, n_read_))
+                   : "memory");
     }
     ++n_read_;
   }
 
  private:
-  const unsigned char* stages_;
-  int stage_bytes_;
-  unsigned arrived_;
+  Rings rings_;
+  int warp_;
   unsigned n_read_ = 0;
 };
 
 /// How long a feeder rests when all queues are full; a piece takes a warp several times as long.
-constexpr unsigned kIdleNanoseconds = 50;
+constexpr unsigned kIdleNanoseconds = 200;
 
 /// Starts a piece's copy: one lane on Hopper, all lanes before.
 template <typename Rings>
