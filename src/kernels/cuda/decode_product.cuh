@@ -35,7 +35,7 @@ __host__ __device__ size_t decode_shared(const DecodeProduct& p, int n_tiles, un
 
 /// Tiles of four tokens.
 template <typename F, int kGroups, int kTokenTiles>
-__global__ __launch_bounds__(kFedThreads) void multiply_cells(
+__global__ __launch_bounds__(32 * kDecodeWarps) void multiply_cells(
     const __grid_constant__ DecodeProduct p, const __grid_constant__ DecodeCut cut) {
   using Chunk = DecodeChunk<F, kGroups>;
   extern __shared__ __align__(128) unsigned char memory[];
@@ -47,19 +47,19 @@ __global__ __launch_bounds__(kFedThreads) void multiply_cells(
   decode_shared<Chunk>(p, run.n_tiles, memory, shared);
   shared.rings.prepare();
   __syncthreads();
-  if (warp >= kDecodeWarps) {
-    // Weights do not come from the kernels before, so feeders need not wait for them.
-    const Feeder<kFeeders, kDecodeWarps, kChunksAhead> feeder(shared.rings);
-    ChunkRequests requests;
-    if (feeder.serves()) requests.start(p, cut, feeder.served_warp());
-    feeder.run([&](const unsigned char*& from, int& bytes) {
-      if (requests.is_done()) return false;
+  WeightRing<kDecodeWarps, kChunksAhead, false> ring(shared.rings, warp);
+  ChunkRequests requests;
+  requests.start(p, cut, warp);
+  const auto request = [&] {
+    while (!requests.is_done() && !ring.is_full()) {
+      const unsigned char* from;
+      int bytes;
       requests.next(p, cut, from, bytes);
-      return true;
-    });
-    return;
-  }
-  WeightRing<kDecodeWarps, kChunksAhead> ring(shared.rings, warp);
+      ring.request(lane, from, bytes);
+    }
+  };
+  // Weights do not come from the kernels before.
+  request();
   wait_for_kernels_before();
 
   float sums[kTokenTiles][2] = {};
@@ -84,7 +84,7 @@ __global__ __launch_bounds__(kFedThreads) void multiply_cells(
       }
     }
   };
-  multiply_run(WarpRun(p, cut, run, warp), cut, p.n_blocks, lane, ring, add, finish);
+  multiply_run(WarpRun(p, cut, run, warp), cut, p.n_blocks, lane, ring, add, request, finish);
   sync_warps<kDecodeWarps>();
   const int thread = static_cast<int>(threadIdx.x);
   const RowPlace row = row_place(p, run, cut, thread);
@@ -116,8 +116,8 @@ cudaError_t launch_decode_format(const DecodeProduct& p, const Launch& launch) {
     const cudaError_t status = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
     if (status != cudaSuccess) return status;
-    return launch_overlapped(kernel, launch, dim3(static_cast<unsigned>(cut.n_blocks)), kFedThreads,
-                             bytes, p, cut);
+    return launch_overlapped(kernel, launch, dim3(static_cast<unsigned>(cut.n_blocks)),
+                             32 * kDecodeWarps, bytes, p, cut);
   };
   const auto run_grouped = [&](auto groups) {
     if (p.n_tokens <= 4) return run(groups, std::integral_constant<int, 1>());

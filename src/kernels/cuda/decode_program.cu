@@ -15,6 +15,8 @@ namespace d2q::cuda {
 namespace {
 
 constexpr int kWorkers = 32 * kDecodeWarps;  // threads of all but the feeders
+constexpr int kFeeders = 4;                  // warps
+constexpr int kProgramThreads = kWorkers + 32 * kFeeders;
 constexpr int kStages = 4;
 constexpr int kMostHeads = 2;      // of queries in a block of threads
 constexpr int kSmallestPart = 64;  // of the keys
@@ -177,7 +179,8 @@ __device__ void multiply(const ProgramOperation& operation, unsigned* words,
         sum = 0.0f;
       }
     };
-    multiply_run(of_warp, operation.cut, p.n_blocks, lane, ring, add, finish);
+    multiply_run(
+        of_warp, operation.cut, p.n_blocks, lane, ring, add, [] {}, finish);
   });
   sync_warps<kDecodeWarps>();
   const MarkedValues output = marked(words, operation.output, nullptr);
@@ -277,13 +280,13 @@ __device__ __noinline__ void attend(int operation_offset, unsigned* words, int m
   }
 }
 
-__global__ __launch_bounds__(kFedThreads,
+__global__ __launch_bounds__(kProgramThreads,
                              1) void run_program(const __grid_constant__ DecodeProgram program) {
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
   const ProgramShared shared = {program.memory};
   unsigned* const held = in_shared<unsigned>(shared.held());
   const auto* operations = reinterpret_cast<const unsigned*>(program.operations);
-  for (int i = thread; i < kOperationWords; i += kFedThreads) held[i] = operations[i];
+  for (int i = thread; i < kOperationWords; i += kProgramThreads) held[i] = operations[i];
   const Rings rings = {in_shared<unsigned char>(shared.rings()),
                        in_shared<uint64_t>(shared.barriers()), program.memory.stage_bytes};
   rings.prepare();
@@ -305,7 +308,7 @@ __global__ __launch_bounds__(kFedThreads,
       turn.cos[thread] = place.cos[i], turn.sin[thread] = place.sin[i];
     }
   }
-  WeightRing<kDecodeWarps, kStages> ring(rings, place_of_thread().warp);
+  WeightRing<kDecodeWarps, kStages, true> ring(rings, place_of_thread().warp);
   for (int i = 0; i < program.count; ++i) {
     const ProgramOperation& operation =
         in_shared<ProgramOperation>(shared.held())[i % kHeldOperations];
@@ -394,7 +397,7 @@ cudaError_t launch_decode_program(const DecodeProgram& program, const Launch& la
   together.val.cooperative = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(launch.n_processors));
-  config.blockDim = dim3(kFedThreads);
+  config.blockDim = dim3(kProgramThreads);
   config.dynamicSmemBytes = bytes;
   config.stream = launch.stream;
   config.attrs = &together;

@@ -11,10 +11,6 @@
 
 namespace d2q::cuda {
 
-/// Threads of a block of them: the warps that multiply, and their feeders (weight_ring.cuh).
-constexpr int kFeeders = 4;
-constexpr int kFedThreads = 32 * (kDecodeWarps + kFeeders);
-
 /// Weights are copied in pieces of a few cells, about 2 KB each.
 __host__ __device__ constexpr int chunk_cells(int cell_bytes) {
   const int most = 2600 / cell_bytes;
@@ -170,15 +166,17 @@ class ChunkRequests {
 };
 
 /// A warp receives its chunks of a run and multiplies them. add(cells of a chunk, first block of
-/// columns, number of cells); finish(tile): the warp has no more chunks of that tile of the run.
-template <typename Ring, typename Add, typename Finish>
+/// columns, number of cells); next(): the chunk's stage is free; finish(tile): the warp has no more
+/// chunks of that tile of the run.
+template <typename Ring, typename Add, typename Next, typename Finish>
 __device__ void multiply_run(WarpRun left, const DecodeCut& cut, int n_blocks, int lane, Ring& ring,
-                             const Add& add, const Finish& finish) {
+                             const Add& add, const Next& next, const Finish& finish) {
   while (left.n_left > 0) {
     const int tile = left.tile, n = left.chunk(cut, n_blocks);
     const unsigned char* cells = ring.receive();
     add(cells, left.cell, n);
     ring.release(lane);
+    next();
     if (left.pass(n, n_blocks)) finish(tile);
   }
 }

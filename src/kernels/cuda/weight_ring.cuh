@@ -1,7 +1,7 @@
 // Queues of pieces of global memory on their way into shared memory, one for each warp that
-// multiplies; more warps, the feeders, ask for their pieces, so that those that multiply spend no
-// instructions on it. On Hopper a lane hands each piece to the bulk copy engine; before, a feeder's
-// lanes copy 16 bytes each asynchronously.
+// multiplies. More warps, the feeders, ask for the pieces, so that those that multiply spend no
+// instructions on it, or each warp does that itself. On Hopper a lane hands each piece to the bulk
+// copy engine; before, a warp's lanes copy 16 bytes each asynchronously.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -71,49 +71,6 @@ struct WeightRings {
   }
 };
 
-/// A warp's view of its queue. All lanes call every function.
-template <int kWarps, int kStages>
-class WeightRing {
- public:
-  using Rings = WeightRings<kWarps, kStages>;
-  __device__ WeightRing(const Rings& rings, int warp) : rings_(rings), warp_(warp) {}
-
-  /// Waits for the next piece.
-  __device__ const unsigned char* receive() const {
-    const unsigned barrier = rings_.arrived(warp_, n_read_), parity = n_read_ / kStages & 1;
-#if __CUDA_ARCH__ >= 900
-    asm volatile(
-        "{\n.reg .pred ready;\nagain_%=:\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 ready, [%0], %1;\n"
-        "@!ready bra again_%=;\n}" ::"r"(barrier),
-        "r"(parity)
-        : "memory");
-#else
-    while (!Rings::is_over(barrier, parity)) {
-    }
-#endif
-    return rings_.stage(warp_, n_read_);
-  }
-
-  /// The piece received last has been read.
-  __device__ void release(int lane) {
-    __syncwarp();
-    if (lane == 0) {
-      asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(rings_.free(warp_, n_read_))
-                   : "memory");
-    }
-    ++n_read_;
-  }
-
- private:
-  Rings rings_;
-  int warp_;
-  unsigned n_read_ = 0;
-};
-
-/// How long a feeder rests when all queues are full; a piece takes a warp several times as long.
-constexpr unsigned kIdleNanoseconds = 200;
-
 /// Starts a piece's copy: one lane on Hopper, all lanes before.
 template <typename Rings>
 __device__ void copy_piece(const Rings& rings, int warp, unsigned piece, const unsigned char* from,
@@ -136,6 +93,60 @@ __device__ void copy_piece(const Rings& rings, int warp, unsigned piece, const u
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 #endif
 }
+
+/// A warp's view of its queue; without feeders it asks itself. All lanes call every function.
+template <int kWarps, int kStages, bool kFed>
+class WeightRing {
+ public:
+  using Rings = WeightRings<kWarps, kStages>;
+  __device__ WeightRing(const Rings& rings, int warp) : rings_(rings), warp_(warp) {}
+
+  /// Whether as many pieces are under way, or received and not released, as there is room for.
+  __device__ bool is_full() const { return n_asked_ - n_read_ == kStages; }
+  /// Without feeders: starts the copy of the piece after the last one. bytes: a multiple of 16, at
+  /// most stage_bytes.
+  __device__ void request(int lane, const unsigned char* from, int bytes) {
+    static_assert(!kFed);
+    if (!Rings::kBulk || lane == 0) copy_piece(rings_, warp_, n_asked_, from, bytes);
+    ++n_asked_;
+  }
+
+  /// Waits for the next piece.
+  __device__ const unsigned char* receive() const {
+    const unsigned barrier = rings_.arrived(warp_, n_read_), parity = n_read_ / kStages & 1;
+#if __CUDA_ARCH__ >= 900
+    asm volatile(
+        "{\n.reg .pred ready;\nagain_%=:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 ready, [%0], %1;\n"
+        "@!ready bra again_%=;\n}" ::"r"(barrier),
+        "r"(parity)
+        : "memory");
+#else
+    while (!Rings::is_over(barrier, parity)) {
+    }
+#endif
+    return rings_.stage(warp_, n_read_);
+  }
+
+  /// The piece received last has been read.
+  __device__ void release(int lane) {
+    __syncwarp();
+    if (kFed && lane == 0) {
+      asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(rings_.free(warp_, n_read_))
+                   : "memory");
+    }
+    ++n_read_;
+  }
+
+ private:
+  Rings rings_;
+  int warp_;
+  unsigned n_asked_ = 0;
+  unsigned n_read_ = 0;
+};
+
+/// How long a feeder rests when all queues are full; a piece takes a warp several times as long.
+constexpr unsigned kIdleNanoseconds = 200;
 
 /// One of kFeeders feeders: each lane, of the first ones, asks for the pieces of a warp of its own,
 /// `served_warp()`. One feeder for all would be too slow: a warp issues an instruction every seven
@@ -177,6 +188,9 @@ class Feeder {
         has_piece = next(from, bytes);
       }
     }
+#if __CUDA_ARCH__ < 900
+    asm volatile("cp.async.wait_all;" ::: "memory");  // before the warp is gone
+#endif
   }
 
  private:
