@@ -19,8 +19,11 @@ namespace {
 
 /// Rows of weights whose products are held at once.
 constexpr int64_t kBatchRows = 8192;
-/// Row blocks of a triangular product: a third more work than half at eight.
+/// Blocks of a triangular operand that are taken without the zeros beside them: an eighth more work
+/// than half at eight.
 constexpr int64_t kTriangularBlocks = 8;
+/// Columns of a result for which it pays to split the left operand anew.
+constexpr int64_t kSmallestPanel = 2048;
 
 void check_cusolver(cusolverStatus_t status, const char* what) {
   if (status == CUSOLVER_STATUS_SUCCESS) return;
@@ -104,11 +107,9 @@ void for_batches(int64_t rows, Body&& body) {
     body(begin, std::min(kBatchRows, rows - begin));
 }
 
-/// y = alpha·a·op(b) + beta·y; a, y [rows, n], b [n, n], all f32.
-void multiply(CudaContext& context, const Tensor& a, const Tensor& b, bool transpose_b,
-              double alpha, double beta, const Tensor& y) {
+/// y = a·b; a, y [rows, n], b [n, n], all f32.
+void multiply(CudaContext& context, const Tensor& a, const Tensor& b, const Tensor& y) {
   CudaGemm gemm;
-  gemm.transpose_b = transpose_b;
   gemm.m = a.rows();
   gemm.n = b.cols();
   gemm.k = a.cols();
@@ -118,9 +119,32 @@ void multiply(CudaContext& context, const Tensor& a, const Tensor& b, bool trans
   gemm.ldb = b.cols();
   gemm.c = y.raw();
   gemm.ldc = y.cols();
-  gemm.alpha = alpha;
-  gemm.beta = beta;
   run_split_gemm(context, gemm);
+}
+
+/// y = alpha·a·op(u) + beta·y with u upper triangular; a, y [rows, n], all f32.
+void multiply_triangular(CudaContext& context, const Tensor& a, const Tensor& u, bool transpose_u,
+                         double alpha, double beta, const Tensor& y) {
+  const int64_t n = a.cols();
+  const int64_t panel = std::max(kSmallestPanel, (n + kTriangularBlocks - 1) / kTriangularBlocks);
+  for (int64_t column = 0; column < n; column += panel) {
+    const int64_t width = std::min(panel, n - column);
+    // Column j takes rows up to j of u, or from j on of its transpose.
+    const int64_t first = transpose_u ? column : 0;
+    const float* corner = u.data<float>() + (transpose_u ? column * n + column : column);
+    run_split_gemm(context, {.transpose_b = transpose_u,
+                             .m = a.rows(),
+                             .n = width,
+                             .k = transpose_u ? n - column : column + width,
+                             .a = a.data<float>() + first,
+                             .lda = n,
+                             .b = corner,
+                             .ldb = n,
+                             .c = y.data<float>() + column,
+                             .ldc = n,
+                             .alpha = alpha,
+                             .beta = beta});
+  }
 }
 
 class CudaMatrixOps final : public MatrixOps {
@@ -281,17 +305,17 @@ class CudaMatrixOps final : public MatrixOps {
     for_batches(weight.rows(), [&](int64_t begin, int64_t rows) {
       const Tensor first = context_->allocate(rows, n, DType::kF32);
       const Tensor second = context_->allocate(rows, n, DType::kF32);
-      multiply(*context_, weight.row_range(begin, rows), map.deviation, false, 1.0, 0.0, first);
-      multiply(*context_, first, map.factor, true, 1.0, 0.0, second);
-      multiply(*context_, second, map.factor, false, map.alpha, 1.0, target.row_range(begin, rows));
+      multiply(*context_, weight.row_range(begin, rows), map.deviation, first);
+      multiply_triangular(*context_, first, map.factor, true, 1.0, 0.0, second);
+      multiply_triangular(*context_, second, map.factor, false, map.alpha, 1.0,
+                          target.row_range(begin, rows));
     });
   }
 
   void multiply_symmetric(const Tensor& weight, const Tensor& hessian,
                           const Tensor& product) override {
     for_batches(weight.rows(), [&](int64_t begin, int64_t rows) {
-      multiply(*context_, weight.row_range(begin, rows), hessian, false, 1.0, 0.0,
-               product.row_range(begin, rows));
+      multiply(*context_, weight.row_range(begin, rows), hessian, product.row_range(begin, rows));
     });
   }
 

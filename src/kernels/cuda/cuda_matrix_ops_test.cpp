@@ -126,6 +126,42 @@ TEST_F(CudaMatrixOpsTest, FactorsAndTheirProductsAgree) {
   }
 }
 
+TEST_F(CudaMatrixOpsTest, WideTargetMapsLeaveOutZerosOnly) {
+  // Three panels of columns, the last one ragged; rows enough for split operands.
+  const int64_t rows = 70, n = 4200;
+  const double alpha = 0.4;
+  const Tensor weight = random(rows, n, DType::kF32);
+  const Tensor deviation = widened(random(n, n, DType::kF32)),
+               factor = widened(random(n, n, DType::kF32));
+  for (int64_t i = 0; i < n; ++i) std::fill_n(factor.data<double>() + i * n, i, 0.0);
+  const Tensor target = poisoned(*gpu_, rows, n, DType::kF32);
+  ops().apply_target_map(ops().target_map(to_gpu(deviation), to_gpu(factor), alpha), to_gpu(weight),
+                         target);
+  const Tensor result = to_cpu(target);
+  for (const int64_t row : {int64_t{0}, rows - 1}) {
+    std::vector<double> first(static_cast<size_t>(n)), second = first, third = first;
+    for (int64_t k = 0; k < n; ++k) {
+      for (int64_t j = 0; j < n; ++j)
+        first[static_cast<size_t>(j)] += test::at(weight, row, k) * test::at(deviation, k, j);
+    }
+    for (int64_t j = 0; j < n; ++j) {
+      for (int64_t k = j; k < n; ++k)
+        second[static_cast<size_t>(j)] += first[static_cast<size_t>(k)] * test::at(factor, j, k);
+    }
+    for (int64_t k = 0; k < n; ++k) {
+      for (int64_t j = k; j < n; ++j)
+        third[static_cast<size_t>(j)] += second[static_cast<size_t>(k)] * test::at(factor, k, j);
+    }
+    double error = 0.0, size = 0.0;
+    for (int64_t j = 0; j < n; ++j) {
+      const double expected = test::at(weight, row, j) + alpha * third[static_cast<size_t>(j)];
+      error += std::pow(test::at(result, row, j) - expected, 2.0);
+      size += expected * expected;
+    }
+    EXPECT_LT(std::sqrt(error / size), 1e-4) << row;
+  }
+}
+
 TEST_F(CudaMatrixOpsTest, RefusesAMatrixThatIsNotPositiveDefinite) {
   const Tensor bad = cpu_->allocate(2, 2, DType::kF64);
   const double values[] = {1.0, 2.0, 2.0, 1.0};

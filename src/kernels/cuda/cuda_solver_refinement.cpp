@@ -124,7 +124,8 @@ void CudaGroupTable::update(CudaContext& context, const Refinement& refinement) 
   int64_t widest = 0;
   for (const ColumnGroup& group : refinement.groups) widest = std::max(widest, group.size);
   widest = std::min<int64_t>(widest, cuda::kMaxChunkWidth);
-  chunk_width_ = (widest + 31) / 32 * 32;
+  chunk_width_ = cuda::kMinChunkWidth;
+  while (chunk_width_ < widest) chunk_width_ *= 2;
   aligned_ = true;
   n_tiles_ = 0;
   std::vector<cuda::GroupSpan> spans;
@@ -195,22 +196,23 @@ double refit_scales_cuda(CudaContext& context, CudaGroupTable& table, const Refi
   batch.column_scale = r.column_scale.data<float>();
   batch.params_stride = r.params.cols();
   const int64_t unknowns = batch.unknowns();
-  const int64_t row_bytes =
-      unknowns * (unknowns + 1 + cuda::kRefitVectors) * static_cast<int64_t>(sizeof(double));
+  const int64_t system = unknowns * batch.system_stride();
+  const int64_t row_bytes = system * static_cast<int64_t>(sizeof(float)) +
+                            unknowns * cuda::kRefitVectors * static_cast<int64_t>(sizeof(double));
   const std::shared_ptr<void> tiles = context.allocate_bytes(table.tile_bytes());
   batch.tiles = static_cast<uint4*>(tiles.get());
   check_cuda(cuda::split_hessian(batch, r.hessian.data<float>(), context.stream()),
              "splitting the Hessian");
   const Tensor changes = zero_changes(context, rows);
   for_row_batches(rows, row_bytes, [&](int64_t begin, int64_t count) {
-    const Tensor systems = context.allocate(count, unknowns * (unknowns + 1), DType::kF64);
+    const Tensor systems = context.allocate(count, system, DType::kF32);
     const Tensor vectors = context.allocate(count, unknowns * cuda::kRefitVectors, DType::kF64);
     batch.rows = count;
     batch.target_product = r.target_product.data<float>() + begin * n;
     batch.codes = r.codes.data<uint8_t>() + begin * n;
     batch.params = r.params.data<float>() + begin * batch.params_stride;
     batch.weight = r.weight.data<float>() + begin * n;
-    batch.systems = systems.data<double>();
+    batch.systems = systems.data<float>();
     batch.vectors = vectors.data<double>();
     batch.changes = changes.data<double>() + begin;
     check_cuda(cuda::prepare_refit(batch, context.stream()), "the refit's right-hand sides");

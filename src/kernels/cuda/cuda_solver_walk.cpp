@@ -58,6 +58,10 @@ class Walker {
     numerators_ = context_.allocate(n_parts, widest, DType::kF32);
     denominators_ = context_.allocate(n_parts, widest, DType::kF32);
     factor_ = context_.allocate(1, 1, DType::kF64);
+    arrived_ = context_.allocate(1, 1, DType::kI32);
+    check_cuda(cudaMemsetAsync(arrived_.raw(), 0, static_cast<size_t>(arrived_.n_bytes()),
+                               context_.stream()),
+               "filling");
   }
 
   float* params_of(const ColumnGroup& group) const {
@@ -95,6 +99,7 @@ class Walker {
     fit.numerators = numerators_.data<float>();
     fit.denominators = denominators_.data<float>();
     fit.factor = factor_.data<double>();
+    fit.arrived = arrived_.data<int32_t>();
     cudaStream_t stream = context_.stream();
     const char* what = "fitting sign planes with a column scale";
     check_cuda(cuda::column_magnitudes(fit, stream), what);
@@ -164,6 +169,7 @@ class Walker {
   Tensor numerators_;
   Tensor denominators_;
   Tensor factor_;
+  Tensor arrived_;
 };
 
 }  // namespace

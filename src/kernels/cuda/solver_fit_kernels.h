@@ -38,6 +38,7 @@ struct ColumnFit {
   float* numerators = nullptr;    // [column_fit_parts(rows), cols]
   float* denominators = nullptr;  // the same
   double* factor = nullptr;       // [1] what normalising c moved into r
+  int* arrived = nullptr;         // [1] 0 between launches
 };
 int64_t column_fit_parts(int64_t rows);
 cudaError_t column_magnitudes(const ColumnFit& fit, cudaStream_t stream);

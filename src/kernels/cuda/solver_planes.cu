@@ -6,7 +6,7 @@ namespace d2q::cuda {
 namespace {
 
 constexpr int kRowsPerBlock = kSolverThreads / kRowLanes;
-constexpr int kUpdateThreads = 1024;
+constexpr int kUpdateColumns = 8;  // of a block: a sector of memory
 /// Keeps c invertible for columns that are zero or nearly so: at least this share of the group's
 /// mean.
 constexpr float kSmallestColumnShare = 1.0f / 256.0f;
@@ -146,13 +146,13 @@ __global__ void __launch_bounds__(kSolverThreads) fit_rows_kernel(const ColumnFi
   });
 }
 
-/// Sum of every thread's x in a fixed order, the same in all threads of a block of kUpdateThreads.
+/// Sum of every thread's x in a fixed order, the same in all threads of a block of kSolverThreads.
 __device__ double block_sum(double x) {
-  __shared__ double sums[kUpdateThreads];
+  __shared__ double sums[kSolverThreads];
   const int thread = static_cast<int>(threadIdx.x);
   __syncthreads();
   sums[thread] = x;
-  for (int half = kUpdateThreads / 2; half > 0; half /= 2) {
+  for (int half = kSolverThreads / 2; half > 0; half /= 2) {
     __syncthreads();
     if (thread < half) sums[thread] += sums[thread + half];
   }
@@ -160,62 +160,73 @@ __device__ double block_sum(double x) {
   return sums[0];
 }
 
-/// Sum over `parts` rows of x[parts, cols] in column tile + thread % width, for threads < width.
-__device__ double sum_parts(const float* x, int64_t n_parts, int cols, int tile, int width) {
-  __shared__ double sums[kUpdateThreads];
+/// Sum over the rows of x[parts, cols] in the block's column thread % kUpdateColumns, in the first
+/// threads.
+__device__ double sum_parts(const float* x, int64_t n_parts, int cols, int column) {
+  constexpr int kWarps = kSolverThreads / kWarp;
+  __shared__ double sums[kWarps][kUpdateColumns];
   const int thread = static_cast<int>(threadIdx.x);
-  const int n_slices = kUpdateThreads / width;
-  const int slice = thread / width;
   double sum = 0.0;
-  if (slice < n_slices) {
-    // One block reads all of it: loads must not wait for each other.
-#pragma unroll 16
-    for (int64_t part = slice; part < n_parts; part += n_slices)
-      sum += static_cast<double>(x[part * cols + tile + thread % width]);
+  if (column < cols) {
+    // Loads must not wait for each other.
+#pragma unroll 8
+    for (int64_t part = thread / kUpdateColumns; part < n_parts;
+         part += kSolverThreads / kUpdateColumns)
+      sum += static_cast<double>(x[part * cols + column]);
   }
+#pragma unroll
+  for (int offset = kWarp / 2; offset >= kUpdateColumns; offset /= 2)
+    sum += __shfl_xor_sync(kAllLanes, sum, offset);
   __syncthreads();
-  sums[thread] = sum;
+  if (thread % kWarp < kUpdateColumns) sums[thread / kWarp][thread % kWarp] = sum;
   __syncthreads();
-  if (thread < width) {
-    for (int s = 1; s < n_slices; ++s) sum += sums[s * width + thread];
+  double total = 0.0;
+  if (thread < kUpdateColumns) {
+    for (int w = 0; w < kWarps; ++w) total += sums[w][thread];
   }
-  return sum;
+  return total;
 }
 
-/// One block: c from the sums of all parts, no column below a share of their mean.
-__global__ void __launch_bounds__(kUpdateThreads)
+/// c from the sums of all parts, some columns a block; the block that is last to finish then lets
+/// no column be below a share of their mean.
+__global__ void __launch_bounds__(kSolverThreads)
     update_columns_kernel(const ColumnFit fit, int64_t n_parts, ColumnUpdate update) {
+  __shared__ bool is_last;
   const int thread = static_cast<int>(threadIdx.x);
   const int cols = fit.group.cols;
   float* c = fit.column_scale;
-  for (int tile = 0; tile < cols; tile += kUpdateThreads) {
-    const int width = min(kUpdateThreads, cols - tile);
-    const double numerator = sum_parts(fit.numerators, n_parts, cols, tile, width);
-    double denominator = static_cast<double>(fit.group.rows);
-    if (update == ColumnUpdate::kLeastSquares)
-      denominator = sum_parts(fit.denominators, n_parts, cols, tile, width);
-    if (thread < width && denominator > 0.0)
-      c[tile + thread] = static_cast<float>(fabs(numerator / denominator));
-  }
-  // Column j is always thread j % kUpdateThreads', so nothing is read before it is written.
+  const int column = static_cast<int>(blockIdx.x) * kUpdateColumns + thread % kUpdateColumns;
+  const double numerator = sum_parts(fit.numerators, n_parts, cols, column);
+  double denominator = static_cast<double>(fit.group.rows);
+  if (update == ColumnUpdate::kLeastSquares)
+    denominator = sum_parts(fit.denominators, n_parts, cols, column);
+  if (thread < kUpdateColumns && column < cols && denominator > 0.0)
+    c[column] = static_cast<float>(fabs(numerator / denominator));
+  __threadfence();
+  __syncthreads();
+  if (thread == 0) is_last = atomicAdd(fit.arrived, 1) == static_cast<int>(gridDim.x) - 1;
+  __syncthreads();
+  if (!is_last) return;
+  __threadfence();
   double sum = 0.0;
-  for (int j = thread; j < cols; j += kUpdateThreads) sum += static_cast<double>(c[j]);
+  for (int j = thread; j < cols; j += kSolverThreads) sum += static_cast<double>(__ldcg(c + j));
   const auto mean = static_cast<float>(block_sum(sum) / static_cast<double>(cols));
   const float smallest = kSmallestColumnShare * mean;
-  for (int j = thread; j < cols; j += kUpdateThreads) {
+  for (int j = thread; j < cols; j += kSolverThreads) {
     const bool all_zero = update == ColumnUpdate::kMeanMagnitude && !(smallest > 0.0f);
-    c[j] = all_zero ? 1.0f : fmaxf(c[j], smallest);
+    c[j] = all_zero ? 1.0f : fmaxf(__ldcg(c + j), smallest);
   }
+  if (thread == 0) *fit.arrived = 0;
 }
 
-__global__ void __launch_bounds__(kUpdateThreads) normalise_columns_kernel(const ColumnFit fit) {
+__global__ void __launch_bounds__(kSolverThreads) normalise_columns_kernel(const ColumnFit fit) {
   const int thread = static_cast<int>(threadIdx.x);
   const int cols = fit.group.cols;
   double sum = 0.0;
-  for (int j = thread; j < cols; j += kUpdateThreads)
+  for (int j = thread; j < cols; j += kSolverThreads)
     sum += log(static_cast<double>(fit.column_scale[j]));
   const double factor = exp(block_sum(sum) / static_cast<double>(cols));
-  for (int j = thread; j < cols; j += kUpdateThreads) {
+  for (int j = thread; j < cols; j += kSolverThreads) {
     fit.column_scale[j] = static_cast<float>(static_cast<double>(fit.column_scale[j]) / factor);
   }
   if (thread == 0) *fit.factor = factor;
@@ -285,12 +296,12 @@ cudaError_t fit_rows(const ColumnFit& fit, bool first, cudaStream_t stream) {
 }
 
 cudaError_t update_columns(const ColumnFit& fit, ColumnUpdate update, cudaStream_t stream) {
-  return launch(update_columns_kernel, 1, kUpdateThreads, stream, fit,
-                column_fit_parts(fit.group.rows), update);
+  return launch(update_columns_kernel, (fit.group.cols + kUpdateColumns - 1) / kUpdateColumns,
+                kSolverThreads, stream, fit, column_fit_parts(fit.group.rows), update);
 }
 
 cudaError_t normalise_columns(const ColumnFit& fit, cudaStream_t stream) {
-  return launch(normalise_columns_kernel, 1, kUpdateThreads, stream, fit);
+  return launch(normalise_columns_kernel, 1, kSolverThreads, stream, fit);
 }
 
 cudaError_t store_rows(const ColumnFit& fit, cudaStream_t stream) {

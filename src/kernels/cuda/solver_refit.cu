@@ -14,11 +14,6 @@ __device__ float basis(bool uniform, int k, int code, float c) {
   return k == 0 ? static_cast<float>(code) : 1.0f;
 }
 
-__device__ double* system_of(const RefitBatch& batch, int64_t row) {
-  const int64_t n = batch.unknowns();
-  return batch.systems + row * n * (n + 1);
-}
-
 /// One warp a row and group.
 __global__ void __launch_bounds__(kSolverThreads) prepare_refit_kernel(const RefitBatch batch) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -40,7 +35,8 @@ __global__ void __launch_bounds__(kSolverThreads) prepare_refit_kernel(const Ref
     }
   }
   const int64_t n = batch.unknowns();
-  double* system = system_of(batch, row);
+  const int64_t stride = batch.system_stride();
+  float* system = batch.systems + row * n * stride;
   double* old = batch.vectors + row * kRefitVectors * n;
   const float* params = batch.params + row * batch.params_stride + group.first_param;
 #pragma unroll
@@ -49,7 +45,7 @@ __global__ void __launch_bounds__(kSolverThreads) prepare_refit_kernel(const Ref
     const float sum = lane_sum<kWarp>(sums[k]);
     if (lane != 0) continue;
     const int64_t unknown = static_cast<int64_t>(g) * batch.n_params + k;
-    system[unknown * (n + 1) + n] = static_cast<double>(sum);
+    system[unknown * stride + n] = sum;
     const bool offset = batch.uniform && k == 1;
     old[unknown] = offset ? -static_cast<double>(params[0]) * static_cast<double>(params[1])
                           : static_cast<double>(params[k]);

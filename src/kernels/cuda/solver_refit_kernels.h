@@ -20,6 +20,7 @@ struct GroupSpan {
 /// Columns of one group that are multiplied at once. Tiles of H' lie in the order of the chunks
 /// below them, and for each one of all chunks up to the end of its group.
 constexpr int kMaxChunkWidth = 128;
+constexpr int kMinChunkWidth = 32;
 struct ColumnChunk {
   int32_t begin = 0;
   int32_t size = 0;
@@ -28,9 +29,9 @@ struct ColumnChunk {
 };
 
 /// A batch of rows; the pointers of matrices are those of its first row. Unknown (group, k) of a
-/// row is at group·K + k, K = n_params. A row's system is kept in one [unknowns, unknowns + 1]
+/// row is at group·K + k, K = n_params. A row's system is kept in one [unknowns, system_stride()]
 /// matrix: the normal matrix, whose upper half the factorisation overwrites, and the right-hand
-/// side as last column.
+/// side as the column after it. Its elements are sums in f32.
 struct RefitBatch {
   int64_t rows = 0;
   int64_t stride = 0;  // columns of the whole matrix
@@ -47,17 +48,20 @@ struct RefitBatch {
   float* weight = nullptr;              // [rows, stride], in and out
   const ColumnChunk* chunks = nullptr;  // [n_chunks]
   int n_chunks = 0;
-  int chunk_width = 0;         // of a tile, a multiple of 32; at least every chunk's size
+  int chunk_width = 0;         // of a tile: 32, 64 or 128; at least every chunk's size
   bool aligned_codes = false;  // chunks are chunk_width wide and lie on multiples of 16 bytes
   uint4* tiles = nullptr;      // Hessian and column scale, two bf16 pieces of width x width a tile
-  double* systems = nullptr;   // [rows, unknowns, unknowns + 1]
+  float* systems = nullptr;    // [rows, unknowns, system_stride()]
   double* vectors = nullptr;   // [rows, kRefitVectors, unknowns]
   double* changes = nullptr;   // [rows] of J; set where a row's parameters change
 
   __host__ __device__ int unknowns() const { return n_groups * n_params; }
+  /// Rows lie on multiples of 16 bytes.
+  __host__ __device__ int64_t system_stride() const { return (unknowns() + 4) / 4 * 4; }
 };
-/// Vectors that a row's solution needs: old unknowns, the normal matrix's diagonal, the step.
-constexpr int kRefitVectors = 3;
+/// Vectors that a row's solution needs: old unknowns, the normal matrix's diagonal, the step, the
+/// solution.
+constexpr int kRefitVectors = 4;
 
 /// The right-hand side W*H·basis and the old unknowns.
 cudaError_t prepare_refit(const RefitBatch& batch, cudaStream_t stream);
