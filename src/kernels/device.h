@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <span>
@@ -106,6 +107,14 @@ class Device {
   virtual void store(const Tensor& source, const Tensor& host) = 0;
   /// Operations enqueued from here on wait for the copies so far.
   virtual void join_transfers() = 0;
+  /// download() beside the operations enqueued later, none of which may write to `source`: get() of
+  /// the result waits for it and throws what went wrong.
+  virtual std::future<void> download_beside(const Tensor& source, void* host) {
+    download(source, host);
+    std::promise<void> done;
+    done.set_value();
+    return done.get_future();
+  }
   /// A packed matrix for packed_linear(). The CPU's is a view of `packed`, which has to outlive it
   /// (a model's mapped file does); other devices copy.
   virtual PackedTensor upload_packed(const PackedView& packed) = 0;

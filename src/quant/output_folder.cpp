@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <map>
 #include <span>
 #include <system_error>
@@ -143,37 +145,42 @@ std::string OutputFolder::shard_name(int64_t index) const {
   return fmt::format("model-{:05}-of-{:05}.safetensors", index + 1, n_blocks_ + 1);
 }
 
-void OutputFolder::write_block(Device& device, ThreadPool& pool, const ModelConfig& config,
-                               int64_t layer, const QuantizedBlock& block,
-                               const nlohmann::json& report) {
+std::function<void()> OutputFolder::block_writer(Device& device, ThreadPool& pool,
+                                                 const ModelConfig& config, int64_t layer,
+                                                 std::shared_ptr<const QuantizedBlock> block,
+                                                 const nlohmann::json& report) {
   const ModuleNames& modules = family_named(config.family).modules;
-  std::vector<ShardTensor> tensors;
-  std::map<std::string, std::string> metadata{{kReportKey, report.dump()}};
-  add_norm(device, module_name(modules.attention_norm.hf, layer), block.weights.attention_norm,
-           tensors);
-  if (block.weights.q_norm)
-    add_norm(device, module_name(modules.q_norm.hf, layer), *block.weights.q_norm, tensors);
-  if (block.weights.k_norm)
-    add_norm(device, module_name(modules.k_norm.hf, layer), *block.weights.k_norm, tensors);
-  for (const StoredLinear& linear : block.linears) {
-    const std::string weight = linear.name + ".weight";
-    if (linear.solution) {
-      add_packed(weight, pack_solution(*linear.solution, pool), tensors, metadata);
-    } else {
-      tensors.push_back(
-          {{weight, SafetensorsType::kF16, {linear.dense.rows(), linear.dense.cols()}},
-           to_half_bytes(linear.dense, weight)});
+  std::vector<ShardTensor> before, after;  // the linears
+  add_norm(device, module_name(modules.attention_norm.hf, layer), block->weights.attention_norm,
+           before);
+  if (block->weights.q_norm)
+    add_norm(device, module_name(modules.q_norm.hf, layer), *block->weights.q_norm, before);
+  if (block->weights.k_norm)
+    add_norm(device, module_name(modules.k_norm.hf, layer), *block->weights.k_norm, before);
+  add_norm(device, module_name(modules.mlp_norm.hf, layer), block->weights.mlp_norm, after);
+  return [this, &pool, layer, tensors = std::move(before), after = std::move(after),
+          block = std::move(block), report = report.dump()]() mutable {
+    std::map<std::string, std::string> metadata{{kReportKey, report}};
+    for (const StoredLinear& linear : block->linears) {
+      const std::string weight = linear.name + ".weight";
+      if (linear.solution) {
+        add_packed(weight, pack_solution(*linear.solution, pool), tensors, metadata);
+      } else {
+        tensors.push_back(
+            {{weight, SafetensorsType::kF16, {linear.dense.rows(), linear.dense.cols()}},
+             to_half_bytes(linear.dense, weight)});
+      }
+      if (!linear.bias.empty()) {
+        tensors.push_back({{linear.name + ".bias",
+                            SafetensorsType::kF32,
+                            {static_cast<int64_t>(linear.bias.size())}},
+                           to_bytes(std::span<const float>(linear.bias))});
+      }
     }
-    if (!linear.bias.empty()) {
-      tensors.push_back({{linear.name + ".bias",
-                          SafetensorsType::kF32,
-                          {static_cast<int64_t>(linear.bias.size())}},
-                         to_bytes(std::span<const float>(linear.bias))});
-    }
-  }
-  add_norm(device, module_name(modules.mlp_norm.hf, layer), block.weights.mlp_norm, tensors);
-  write_shard(partial_ / shard_name(layer), tensors, metadata);
-  blocks_done_ = layer + 1;
+    std::move(after.begin(), after.end(), std::back_inserter(tensors));
+    write_shard(partial_ / shard_name(layer), tensors, metadata);
+    blocks_done_ = layer + 1;
+  };
 }
 
 nlohmann::json OutputFolder::block_report(int64_t layer) const {

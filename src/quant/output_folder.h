@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -31,10 +33,13 @@ class OutputFolder {
   /// Blocks 0 .. blocks_done()-1 have their shards.
   int64_t blocks_done() const noexcept { return blocks_done_; }
 
-  /// Writes the shard of block `layer`; `report` goes into its metadata.
-  void write_block(Device& device, ThreadPool& pool, const ModelConfig& config, int64_t layer,
-                   const QuantizedBlock& block, const nlohmann::json& report);
-  /// The report that write_block() stored.
+  /// What writes the shard of block `layer`, on any thread, without the device: takes the norms
+  /// from it at once, packs the linears later. `report` goes into the shard's metadata. `pool` and
+  /// the folder must outlive the result.
+  std::function<void()> block_writer(Device& device, ThreadPool& pool, const ModelConfig& config,
+                                     int64_t layer, std::shared_ptr<const QuantizedBlock> block,
+                                     const nlohmann::json& report);
+  /// The report that block_writer() stored.
   nlohmann::json block_report(int64_t layer) const;
   /// Makes the finished blocks readable through open_model(working_path()).
   void write_index_of_finished_blocks() const;

@@ -19,6 +19,7 @@
 #include "model/load_weights.h"
 #include "model/prefetched_source.h"
 #include "model/weight_source.h"
+#include "quant/background_task.h"
 #include "quant/bit_allocation.h"
 #include "quant/calibration.h"
 #include "quant/end_stage.h"
@@ -354,6 +355,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
     }
   }
   json timings = json::array();
+  BackgroundTask writing(device.is_asynchronous());
   for (int64_t layer = done; layer < config.n_layers; ++layer) {
     const Clock::time_point block_start = Clock::now();
     report_progress("quantize", layer, config.n_layers,
@@ -375,21 +377,24 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
     };
     const bool corrects_final = options.final_correction && layer + 1 == config.n_layers;
     phases.enter("quantize");
-    const QuantizedBlock block =
-        quantizer.quantize(layer, corrects_final ? &final_norm : nullptr, on_linear, on_tune_step);
+    const auto block = std::make_shared<QuantizedBlock>(
+        quantizer.quantize(layer, corrects_final ? &final_norm : nullptr, on_linear, on_tune_step));
     phases.enter("write");
-    json block_report = describe(block);
+    json block_report = describe(*block);
     block_report["block"] = layer;
-    folder.write_block(device, pool, config, layer, block, block_report);
+    // The device's memory is the next block's.
+    for (const BlockLinear& linear : kBlockLinears) block->weights.*linear.member = {};
+    writing.start(folder.block_writer(device, pool, config, layer, block, block_report));
     blocks.push_back(std::move(block_report));
-    json seconds{{"block", layer}, {"stage_seconds", block.stage_seconds}};
-    for (const StoredLinear& linear : block.linears)
+    json seconds{{"block", layer}, {"stage_seconds", block->stage_seconds}};
+    for (const StoredLinear& linear : block->linears)
       seconds["linear_seconds"][linear.name] = linear.seconds;
-    if (block.tuning) seconds["tune_seconds"] = block.tuning->seconds;
+    if (block->tuning) seconds["tune_seconds"] = block->tuning->seconds;
     seconds["seconds"] = std::chrono::duration<double>(Clock::now() - block_start).count();
     seconds["peak_memory_bytes"] = peak_resident_bytes();
     timings.push_back(std::move(seconds));
   }
+  writing.wait();
   quantizer.finish();
   report_progress("write", config.n_layers, config.n_layers, output.string());
   const json& last = blocks.back();

@@ -9,6 +9,7 @@
 #include "base/rng.h"
 #include "kernels/host_copy.h"
 #include "model/prefetched_source.h"
+#include "quant/background_task.h"
 #include "quant/group_quantizer.h"
 #include "quant/pipeline.h"
 #include "quant/prepare.h"
@@ -123,22 +124,29 @@ QuantizeBenchResult bench_quantize(const ModelConfig& config, const QuantizeOpti
   device.synchronize();
   result.setup_seconds = seconds_since(start);
 
+  BackgroundTask packing(device.is_asynchronous());
   for (int64_t layer = 0; layer < n_blocks; ++layer) {
     if (progress) progress({"bench", layer, n_blocks, fmt::format("block {}", layer + 1)});
     const Clock::time_point block_start = Clock::now();
-    const QuantizedBlock block = quantizer.quantize(layer, nullptr, {});
+    const auto block = std::make_shared<QuantizedBlock>(quantizer.quantize(layer, nullptr, {}));
     BlockSeconds seconds;
-    seconds.stages = block.stage_seconds;
+    seconds.stages = block->stage_seconds;
     const Clock::time_point pack_start = Clock::now();
-    for (const StoredLinear& linear : block.linears) {
-      if (linear.solution) pack_solution(*linear.solution, pool);
-    }
+    block->weights = {};
+    packing.start([block, &pool] {
+      for (const StoredLinear& linear : block->linears) {
+        if (linear.solution) pack_solution(*linear.solution, pool);
+      }
+    });
     seconds.stages["pack"] = seconds_since(pack_start);
     seconds.total = seconds_since(block_start);
     result.blocks.push_back(std::move(seconds));
   }
+  const Clock::time_point end = Clock::now();
+  packing.wait();
   result.projected_seconds = result.setup_seconds + result.blocks.front().total +
-                             result.block_seconds() * static_cast<double>(config.n_layers - 1);
+                             result.block_seconds() * static_cast<double>(config.n_layers - 1) +
+                             seconds_since(end);
   result.peak_memory_bytes = group.peak_memory_bytes();
   if (progress) progress({"bench", n_blocks, n_blocks, "done"});
   return result;

@@ -232,7 +232,7 @@ InputSetSolver::Walked InputSetSolver::walk(const Tensor& weight, const Request&
 }
 
 LinearSolution InputSetSolver::collect(const ColumnWalk& walk, int64_t group_size,
-                                       const Factorised& parts, std::vector<uint8_t> codes) {
+                                       const Factorised& parts) {
   LinearSolution solution;
   const Grid& grid = walk.grid;
   solution.layout.kind =
@@ -243,11 +243,6 @@ LinearSolution InputSetSolver::collect(const ColumnWalk& walk, int64_t group_siz
   solution.layout.group_size = group_size;
   solution.has_column_scale = grid.kind == GridKind::kSignPlanes && grid.column_scale;
   solution.weight = gathered(device_, walk.weight, parts.places);
-  const Tensor stored_codes = gathered(device_, walk.codes, parts.places);
-  D2Q_CHECK(static_cast<int64_t>(codes.size()) == stored_codes.size(), "room for {} of {} codes",
-            codes.size(), stored_codes.size());
-  solution.codes = std::move(codes);
-  device_.download(stored_codes, solution.codes.data());
   solution.params = downloaded<float>(device_, walk.params);
   solution.column_scale =
       downloaded<float>(device_, gathered(device_, walk.column_scale, parts.places));
@@ -286,8 +281,17 @@ LinearSolution InputSetSolver::solve(const Tensor& weight, const Grid& grid, int
       std::launch::async,
       [n_codes = static_cast<size_t>(weight.size())] { return std::vector<uint8_t>(n_codes); });
   Walked walked = walk(weight, {grid, middle_zero, !can_solve}, parts);
-  LinearSolution solution = collect(walked.walk, size, parts, codes.get());
-  if (gram_.empty()) return solution;
+  LinearSolution solution = collect(walked.walk, size, parts);
+  const Tensor stored_codes = gathered(device_, walked.walk.codes, parts.places);
+  solution.codes = codes.get();
+  D2Q_CHECK(static_cast<int64_t>(solution.codes.size()) == stored_codes.size(),
+            "room for {} of {} codes", solution.codes.size(), stored_codes.size());
+  // Gone before the solution is, should the report fail.
+  std::future<void> download = device_.download_beside(stored_codes, solution.codes.data());
+  if (gram_.empty()) {
+    download.get();
+    return solution;
+  }
   solution.stages = std::move(walked.stages);
   solution.damping = parts.damping;
   solution.rounded_only = !can_solve;
@@ -297,6 +301,7 @@ LinearSolution InputSetSolver::solve(const Tensor& weight, const Grid& grid, int
   const Tensor target =
       walked.target.empty() ? Tensor() : gathered(device_, walked.target, parts.places);
   measure(weight, gathered(device_, rounded.walk.weight, parts.places), target, solution);
+  download.get();
   return solution;
 }
 

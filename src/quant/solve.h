@@ -106,9 +106,7 @@ class InputSetSolver {
   void refine(const ColumnWalk& walk, bool middle_zero, const Tensor& target,
               const Factorised& parts, std::vector<StageObjective>& stages);
   void centre_zeros(const ColumnWalk& walk);
-  /// `codes` is where the codes go, as many as the walk has.
-  LinearSolution collect(const ColumnWalk& walk, int64_t group_size, const Factorised& parts,
-                         std::vector<uint8_t> codes);
+  LinearSolution collect(const ColumnWalk& walk, int64_t group_size, const Factorised& parts);
   void measure(const Tensor& weight, const Tensor& rounded, const Tensor& target,
                LinearSolution& solution) const;
 

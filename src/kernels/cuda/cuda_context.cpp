@@ -75,6 +75,9 @@ std::shared_ptr<CudaContext> CudaContext::create() {
   check_cuda(cudaStreamCreateWithFlags(&context->stream_, cudaStreamNonBlocking), "a stream");
   context->transfer_ = std::make_unique<StagedTransfer>(context->stream_);
   context->host_rows_ = std::make_unique<HostRows>(context->stream_);
+  check_cuda(cudaStreamCreateWithFlags(&context->beside_stream_, cudaStreamNonBlocking),
+             "a stream");
+  context->beside_ = std::make_unique<StagedTransfer>(context->beside_stream_);
   check_cublas(cublasCreate(&context->blas_), "starting");
   check_cublas(cublasSetStream(context->blas_, context->stream_), "its stream");
   check_cuda(cudaMalloc(&context->blas_workspace_, kBlasWorkspaceBytes), "cuBLAS's workspace");
@@ -93,10 +96,13 @@ CudaContext::~CudaContext() {
   cudaGetDevice(&before);
   cudaSetDevice(device_);
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+  if (beside_stream_ != nullptr) cudaStreamSynchronize(beside_stream_);
   transfer_.reset();
   host_rows_.reset();
+  beside_.reset();
   if (blas_ != nullptr) cublasDestroy(blas_);
   if (blas_workspace_ != nullptr) cudaFree(blas_workspace_);
+  if (beside_stream_ != nullptr) cudaStreamDestroy(beside_stream_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
   cudaSetDevice(before);
 }
@@ -219,6 +225,23 @@ void CudaContext::download(const void* device, void* host, int64_t n_bytes) {
       cudaMemcpyAsync(host, device, static_cast<size_t>(n_bytes), cudaMemcpyDeviceToHost, stream_),
       "copying from the GPU");
   synchronize();
+}
+
+std::future<void> CudaContext::download_beside(const Tensor& source, void* host) {
+  cudaEvent_t ready = nullptr;
+  check_cuda(cudaEventCreateWithFlags(&ready, cudaEventDisableTiming), "an event");
+  cudaError_t status = cudaEventRecord(ready, stream_);
+  if (status == cudaSuccess) status = cudaStreamWaitEvent(beside_stream_, ready);
+  cudaEventDestroy(ready);
+  check_cuda(status, "waiting for a stream");
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), "the current device");
+  // The tensor stays until it has been read, and keeps the context.
+  return std::async(std::launch::async, [this, source, host, device] {
+    check_cuda(cudaSetDevice(device), "choosing a device");
+    const std::lock_guard lock(beside_mutex_);
+    check_cuda(beside_->to_host(source.raw(), host, source.n_bytes()), "copying from the GPU");
+  });
 }
 
 void CudaContext::synchronize() { check_cuda(cudaStreamSynchronize(stream_), "a kernel"); }

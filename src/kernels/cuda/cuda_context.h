@@ -9,7 +9,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <future>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <vector>
 
@@ -55,6 +57,8 @@ class CudaContext : public std::enable_shared_from_this<CudaContext> {
   void upload(const void* host, void* device, int64_t n_bytes);
   /// Waits for everything before it in the stream.
   void download(const void* device, void* host, int64_t n_bytes);
+  /// On a stream and a thread of their own, once what the stream has now is done.
+  std::future<void> download_beside(const Tensor& source, void* host);
   void synchronize();
   /// A copy of what kernels read, for as long as they or a recording of them are there.
   std::shared_ptr<void> constants(const void* host, int64_t n_bytes);
@@ -88,6 +92,9 @@ class CudaContext : public std::enable_shared_from_this<CudaContext> {
   std::atomic<int64_t> peak_ = 0;
   std::optional<int64_t> limit_;
   int64_t free_at_start_ = 0;
+  cudaStream_t beside_stream_ = nullptr;
+  std::unique_ptr<StagedTransfer> beside_;
+  std::mutex beside_mutex_;  // of beside_
   cudaDeviceProp properties_{};
   RecordedConstants* recording_ = nullptr;
 };

@@ -70,6 +70,10 @@ class CudaDevice final : public Device {
                "copying from the GPU");
   }
   void join_transfers() override { check_cuda(context_->host_rows().join(), "waiting for copies"); }
+  std::future<void> download_beside(const Tensor& source, void* host) override {
+    if (source.n_bytes() < kStagedTransferBytes) return Device::download_beside(source, host);
+    return context_->download_beside(source, host);
+  }
   PackedTensor upload_packed(const PackedView& packed) override {
     return upload_packed_cuda(*context_, packed);
   }

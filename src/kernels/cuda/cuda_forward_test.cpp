@@ -30,7 +30,7 @@ TEST_F(CudaForward, upload_and_download_keep_every_byte) {
 }
 
 TEST_F(CudaForward, large_copies_through_pinned_memory_keep_every_byte) {
-  // Pieces of 8 MB on four threads with two slots each: once around and a ragged rest.
+  // Pieces of 4 MB on eight threads with two slots each: once around and a ragged rest.
   for (const int64_t n : {int64_t{16} << 20, (int64_t{75} << 20) + 13}) {
     const Tensor bytes = cpu_->allocate(1, n, DType::kU8);
     uint64_t state = 1;
@@ -42,6 +42,25 @@ TEST_F(CudaForward, large_copies_through_pinned_memory_keep_every_byte) {
     EXPECT_TRUE(test::bytes_of(to_cpu(there)) == test::bytes_of(bytes)) << n;
     EXPECT_TRUE(test::bytes_of(to_cpu(again)) == test::bytes_of(bytes)) << n;
   }
+}
+
+TEST_F(CudaForward, a_download_beside_later_work_keeps_every_byte) {
+  const int64_t rows = 5000, cols = 1301;  // 26 MB, the last piece ragged
+  const Tensor first = random(rows, cols, DType::kF32), second = random(rows, cols, DType::kF32);
+  const Tensor a = to_gpu(first), b = to_gpu(second), sum = to_gpu(first);
+  const Tensor few = to_gpu(random(3, 5, DType::kF32));
+  std::vector<float> downloads[2];
+  for (std::vector<float>& values : downloads) values.resize(static_cast<size_t>(a.size()));
+  std::future<void> one = gpu_->download_beside(a, downloads[0].data());
+  for (int i = 0; i < 50; ++i) gpu_->add(b, sum);
+  std::future<void> other = gpu_->download_beside(b, downloads[1].data());
+  std::vector<float> small(static_cast<size_t>(few.size()));
+  gpu_->download_beside(few, small.data()).get();
+  one.get();
+  other.get();
+  EXPECT_TRUE(std::equal(downloads[0].begin(), downloads[0].end(), first.data<float>()));
+  EXPECT_TRUE(std::equal(downloads[1].begin(), downloads[1].end(), second.data<float>()));
+  EXPECT_TRUE(std::equal(small.begin(), small.end(), to_cpu(few).data<float>()));
 }
 
 TEST_F(CudaForward, conversions_round_like_the_cpu) {

@@ -28,9 +28,9 @@ class StagedTransfer {
   cudaError_t to_host(const void* device, void* host, int64_t n_bytes);
 
  private:
-  static constexpr int kLanes = 4;
+  static constexpr int kLanes = 8;
   static constexpr int kSlots = 2;
-  static constexpr int64_t kPieceBytes = int64_t{8} << 20;
+  static constexpr int64_t kPieceBytes = int64_t{4} << 20;
 
   /// One thread's buffers: while the bus moves one, the thread fills or empties the other.
   struct Lane {
