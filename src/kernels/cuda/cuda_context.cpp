@@ -22,10 +22,17 @@ constexpr double kUsableShare = 0.95;
 constexpr int64_t kStagedBytes = 64 << 10;
 
 cudaDataType_t data_type(DType dtype) {
-  D2Q_CHECK(dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF64,
-            "product in dtype {}", static_cast<int>(dtype));
-  if (dtype == DType::kF64) return CUDA_R_64F;
-  return dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF;
+  switch (dtype) {
+    case DType::kF32:
+      return CUDA_R_32F;
+    case DType::kF64:
+      return CUDA_R_64F;
+    case DType::kBF16:
+      return CUDA_R_16BF;
+    default:
+      D2Q_CHECK(dtype == DType::kF16, "product in dtype {}", static_cast<int>(dtype));
+      return CUDA_R_16F;
+  }
 }
 
 int blas_int(int64_t value) {

@@ -8,6 +8,7 @@
 #include "kernels/column_scale_solve.h"
 #include "kernels/cuda/cuda_forward_ops.h"
 #include "kernels/cuda/cuda_matrix_ops.h"
+#include "kernels/cuda/cuda_scaled_hessian.h"
 #include "kernels/cuda/cuda_solver_walk.h"
 #include "kernels/cuda/cuda_split_product.h"
 #include "kernels/cuda/solver_columns_kernels.h"
@@ -58,16 +59,6 @@ void for_row_batches(int64_t rows, int64_t bytes_per_row, Body&& body) {
   // Even batches: a short last one would leave the GPU idle.
   const int64_t batch = (rows + n_batches - 1) / n_batches;
   for (int64_t begin = 0; begin < rows; begin += batch) body(begin, std::min(batch, rows - begin));
-}
-
-/// [rows, in] = (ŵ − w*)·H of the rows from `begin` on, to 2^-16 of the terms: descent weighs its
-/// steps with it, and small ones only lower J when it is right.
-Tensor compute_gradient(CudaContext& context, const Refinement& r, const SplitMatrix& hessian,
-                        int64_t begin, int64_t rows) {
-  const Tensor gradient = context.allocate(rows, r.weight.cols(), DType::kF32);
-  hessian.multiply_split(r.weight.row_range(begin, rows), r.target.row_range(begin, rows),
-                         gradient);
-  return gradient;
 }
 
 /// result [n, n] = xᵀ x, x [rows, n]: panels of columns from the diagonal down, and their image.
@@ -228,31 +219,39 @@ double refine_codes_cuda(CudaContext& context, CudaGroupTable& table, const Refi
   const int64_t n = r.weight.cols();
   const cuda::GridLevels levels = grid_levels(r.grid);
   const std::vector<WalkBlock> blocks = cut_walk_blocks(r.groups);
-  const SplitMatrix hessian(context, r.hessian);
-  // The gradient, and its left operand's three parts or, later, the changes.
-  const int64_t row_bytes =
-      (n + std::max(3 * n / 2, kDescentColumns)) * static_cast<int64_t>(sizeof(float));
+  const ScaledHessian hessian(context, r.hessian);
+  // The gradient in f32, its left operand and the changes in f16.
+  const int64_t row_bytes = 6 * n + 2 * kDescentColumns;
   const Tensor changes = zero_changes(context, r.weight.rows());
   for_row_batches(r.weight.rows(), row_bytes, [&](int64_t begin, int64_t count) {
-    const Tensor gradient = compute_gradient(context, r, hessian, begin, count);
-    const Tensor change = context.allocate(count, 2 * kDescentColumns, DType::kBF16);
+    const Tensor gradient = context.allocate(count, n, DType::kF32);
+    const Tensor change = context.allocate(count, kDescentColumns, DType::kF16);
+    auto* const changed_values = static_cast<__half*>(change.raw());
+    const ScaledHessian::Rows x =
+        hessian.difference(r.weight.row_range(begin, count), r.target.row_range(begin, count));
+    hessian.multiply({.left = static_cast<const __half*>(x.values.raw()),
+                      .left_stride = n,
+                      .m = count,
+                      .depth = n,
+                      .columns = n,
+                      .c = gradient.data<float>(),
+                      .c_stride = n});
     // Columns from `first` to `last` feel the changes of those from `changed` to `first`; earlier
     // ones are not read again in this sweep.
     int64_t window = 0;
     int64_t window_end = 0;
     const auto feel = [&](int64_t changed, int64_t first, int64_t last) {
       if (first == last) return;
-      hessian.multiply(
-          {.left = static_cast<const __nv_bfloat162*>(change.raw()) + (changed - window),
-           .left_stride = change.cols(),
-           .m = count,
-           .row = changed,
-           .depth = first - changed,
-           .column = first,
-           .columns = last - first,
-           .c = gradient.data<float>() + first,
-           .c_stride = n,
-           .beta = 1.0});
+      hessian.multiply({.left = changed_values + (changed - window),
+                        .left_stride = kDescentColumns,
+                        .m = count,
+                        .row = changed,
+                        .depth = first - changed,
+                        .column = first,
+                        .columns = last - first,
+                        .c = gradient.data<float>() + first,
+                        .c_stride = n,
+                        .beta = 1.0});
     };
     for (const WalkBlock& block : blocks) {
       if (block.begin == window_end) {
@@ -263,6 +262,8 @@ double refine_codes_cuda(CudaContext& context, CudaGroupTable& table, const Refi
       cuda::DescentPart part;
       part.weight = r.weight.data<float>() + begin * n;
       part.gradient = gradient.data<float>();
+      part.row_scale = x.scales.data<float>();
+      part.root = hessian.roots().data<float>();
       part.rows = count;
       part.stride = n;
       part.begin = block.begin;
@@ -273,7 +274,7 @@ double refine_codes_cuda(CudaContext& context, CudaGroupTable& table, const Refi
       part.params = r.params.data<float>() + begin * part.params_stride;
       part.first_param = table.first_param();
       part.codes = r.codes.data<uint8_t>() + begin * n;
-      part.change = static_cast<__nv_bfloat162*>(change.raw()) + (block.begin - window);
+      part.change = changed_values + (block.begin - window);
       part.change_stride = kDescentColumns;
       part.changes = changes.data<double>() + begin;
       check_cuda(cuda::descend_part(part, levels, context.stream()), "code descent");

@@ -55,10 +55,10 @@ Tensor rounded_pairs(CudaContext& context, const Tensor& a, const Tensor& b) {
   D2Q_CHECK(b.empty() || (b.rows() == a.rows() && b.cols() == a.cols()), "{}x{} and {}x{}",
             a.rows(), a.cols(), b.rows(), b.cols());
   const Tensor pairs = context.allocate(a.rows(), 2 * a.cols(), DType::kBF16);
-  check_cuda(cuda::launch_rounded_pairs(a.data<float>(), b.empty() ? nullptr : b.data<float>(),
-                                        a.size(), static_cast<__nv_bfloat162*>(pairs.raw()),
-                                        nullptr, context.stream()),
-             "rounding a matrix");
+  check_cuda(
+      cuda::launch_rounded_pairs(a.data<float>(), b.empty() ? nullptr : b.data<float>(), a.size(),
+                                 static_cast<__nv_bfloat162*>(pairs.raw()), context.stream()),
+      "rounding a matrix");
   return pairs;
 }
 
@@ -69,63 +69,21 @@ SplitMatrix::SplitMatrix(CudaContext& context, const Tensor& matrix)
              "splitting a matrix");
 }
 
-void SplitMatrix::multiply(const Product& product) const {
-  CudaGemm gemm;
-  gemm.m = product.m;
-  gemm.n = product.columns;
-  gemm.k = 2 * product.depth;
-  gemm.a = product.left;
-  gemm.lda = product.left_stride;
-  gemm.b = bf16(pieces_) + 2 * product.row * pieces_.cols() + product.column;
-  gemm.ldb = pieces_.cols();
-  gemm.input = DType::kBF16;
-  gemm.c = product.c;
-  gemm.ldc = product.c_stride;
-  gemm.beta = product.beta;
-  run_gemm(context_, gemm);
-}
-
-void SplitMatrix::multiply(const Tensor& pairs, double beta, const Tensor& c) const {
+void SplitMatrix::multiply(const Tensor& pairs, const Tensor& c) const {
   D2Q_CHECK(
       pairs.cols() == pieces_.rows() && c.rows() == pairs.rows() && c.cols() == pieces_.cols(),
       "{}x{} times {}x{} into {}x{}", pairs.rows(), pairs.cols(), pieces_.rows(), pieces_.cols(),
       c.rows(), c.cols());
-  multiply({.left = pairs.raw(),
-            .left_stride = pairs.cols(),
-            .m = pairs.rows(),
-            .depth = pieces_.rows() / 2,
-            .columns = c.cols(),
-            .c = c.data<float>(),
-            .c_stride = c.cols(),
-            .beta = beta});
-}
-
-void SplitMatrix::multiply(const Tensor& pairs, const Tensor& c) const { multiply(pairs, 0.0, c); }
-
-void SplitMatrix::multiply_split(const Tensor& a, const Tensor& b, const Tensor& c) const {
-  D2Q_CHECK(a.rows() == b.rows() && a.cols() == b.cols() && a.cols() == pieces_.rows() / 2 &&
-                c.rows() == a.rows() && c.cols() == pieces_.cols(),
-            "{}x{} less {}x{} into {}x{}", a.rows(), a.cols(), b.rows(), b.cols(), c.rows(),
-            c.cols());
-  const Tensor pairs = context_.allocate(a.rows(), 2 * a.cols(), DType::kBF16);
-  const Tensor rest = context_.allocate(a.rows(), a.cols(), DType::kBF16);
-  check_cuda(cuda::launch_rounded_pairs(a.data<float>(), b.data<float>(), a.size(),
-                                        static_cast<__nv_bfloat162*>(pairs.raw()), bf16(rest),
-                                        context_.stream()),
-             "splitting a difference");
-  // The small terms first: they would be lost beside a large sum. The high parts are every other
-  // row of the pieces.
-  run_gemm(context_, {.m = rest.rows(),
+  run_gemm(context_, {.m = pairs.rows(),
                       .n = c.cols(),
-                      .k = rest.cols(),
-                      .a = rest.raw(),
-                      .lda = rest.cols(),
+                      .k = pairs.cols(),
+                      .a = pairs.raw(),
+                      .lda = pairs.cols(),
                       .b = pieces_.raw(),
-                      .ldb = 2 * pieces_.cols(),
+                      .ldb = pieces_.cols(),
                       .input = DType::kBF16,
                       .c = c.raw(),
                       .ldc = c.cols()});
-  multiply(pairs, 1.0, c);
 }
 
 }  // namespace d2q

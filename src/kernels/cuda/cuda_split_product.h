@@ -25,27 +25,10 @@ class SplitMatrix {
  public:
   SplitMatrix(CudaContext& context, const Tensor& matrix);
 
-  struct Product {
-    const void* left = nullptr;  // [m, 2·depth] bf16, every element twice
-    int64_t left_stride = 0;
-    int64_t m = 0;
-    int64_t row = 0;  // of the matrix, where the product begins, and how many rows it takes
-    int64_t depth = 0;
-    int64_t column = 0;  // the same of its columns
-    int64_t columns = 0;
-    float* c = nullptr;  // [m, columns] = beta·c + left·matrix
-    int64_t c_stride = 0;
-    double beta = 0.0;
-  };
-  void multiply(const Product& product) const;
   /// c [m, n] = pairs·matrix, pairs of rounded_pairs().
   void multiply(const Tensor& pairs, const Tensor& c) const;
-  /// c = (a − b)·matrix with two bf16 parts of the difference: as exact as run_split_gemm().
-  void multiply_split(const Tensor& a, const Tensor& b, const Tensor& c) const;
 
  private:
-  void multiply(const Tensor& pairs, double beta, const Tensor& c) const;
-
   CudaContext& context_;
   Tensor pieces_;  // [2·k, n] bf16
 };

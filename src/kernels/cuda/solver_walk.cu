@@ -1,5 +1,8 @@
+#include <cuda_bf16.h>
+
 #include "kernels/cuda/solver_launch.h"
 #include "kernels/cuda/solver_math.cuh"
+#include "kernels/cuda/solver_tile.cuh"
 #include "kernels/cuda/solver_walk_kernels.h"
 
 namespace d2q::cuda {
@@ -10,37 +13,11 @@ constexpr int kOwn = 4;    // neighbouring columns of a lane in a stripe
 constexpr int kStripe = kLanes * kOwn;
 constexpr int kStripes = kBlockColumns / kStripe;
 constexpr int kMaxThreads = 512;
-/// Every block copies a tile: no more of them than fill a large GPU.
-constexpr int64_t kManyBlocks = 132;
-constexpr size_t kTileBytes = sizeof(float) * kBlockColumns * kBlockColumns;
 
 /// A row's values in registers: column 16·s + 4·lane + j of the block is [s][j].
 using RowValues = float[kStripes][kOwn];
 
 __device__ int column_of(int stripe, int lane, int j) { return stripe * kStripe + lane * kOwn + j; }
-
-/// The part of a matrix right of its diagonal, [n_rows, n_columns] from `corner` on, zeros
-/// elsewhere: columns that have had their turn then stay as they are.
-__device__ void load_upper(const float* corner, int64_t stride, int n_rows, int n_columns,
-                           float* tile) {
-  // Few threads load much, and all of them wait for it: many loads at a time.
-  constexpr int kLoads = 16;
-  const int n = n_rows * kBlockColumns, step = static_cast<int>(blockDim.x);
-  for (int first = static_cast<int>(threadIdx.x); first < n; first += kLoads * step) {
-    float values[kLoads];
-#pragma unroll
-    for (int k = 0; k < kLoads; ++k) {
-      const int i = first + k * step;
-      const int row = i / kBlockColumns, column = i % kBlockColumns;
-      const bool inside = i < n && column > row && column < n_columns;
-      values[k] = inside ? __ldg(corner + row * stride + column) : 0.0f;
-    }
-#pragma unroll
-    for (int k = 0; k < kLoads; ++k) {
-      if (first + k * step < n) tile[first + k * step] = values[k];
-    }
-  }
-}
 
 /// x += factor · a row of the tile, from a stripe on.
 template <int kFirst>
@@ -165,106 +142,6 @@ __global__ void __launch_bounds__(kMaxThreads)
   }
 }
 
-/// One stripe of descend_part_kernel; returns the lane's share of the change of J.
-template <int kLevels, int kStripeIndex>
-__device__ double descend_stripe(const DescentPart& part, float max_code, int64_t row, bool active,
-                                 int lane, const float* hessian, RowValues& g) {
-  const int64_t diagonal = part.begin * part.stride + part.begin;
-  const int64_t place = row * part.stride + part.begin;
-  RowGrid<kLevels> grid[kOwn];
-  float c[kOwn], curvature[kOwn], inverse[kOwn], old[kOwn], q[kOwn];
-  int code[kOwn];
-#pragma unroll
-  for (int j = 0; j < kOwn; ++j) {
-    const int own = column_of(kStripeIndex, lane, j);
-    const bool has_column = own < part.n_columns;
-    // A lane without a column repeats the last one's grid and has no turn.
-    const int64_t column = part.begin + (has_column ? own : part.n_columns - 1);
-    grid[j].load(part.params + row * part.params_stride + part.first_param[column], max_code);
-    c[j] = part.column_scale[column];
-    curvature[j] = has_column ? part.hessian[diagonal + own * part.stride + own] : 0.0f;
-    inverse[j] = has_column ? 1.0f / curvature[j] : 0.0f;
-    old[j] = active && has_column ? part.weight[place + own] : 0.0f;
-    q[j] = old[j];
-    code[j] = active && has_column ? part.codes[place + own] : 0;
-  }
-  double objective_change = 0.0;
-  for (int turn = 0; turn < kLanes; ++turn) {
-#pragma unroll
-    for (int j = 0; j < kOwn; ++j) {
-      const int column = column_of(kStripeIndex, turn, j);
-      if (column >= part.n_columns) break;
-      const float minimum = old[j] - g[kStripeIndex][j] * inverse[j];
-      float level;
-      int level_code;
-      grid[j].nearest(c[j], minimum, level, level_code);
-      // Rounding must not trade a level for an equally good one: J would wander without falling.
-      const bool nearer = fabsf(minimum - level) < fabsf(minimum - old[j]);
-      const float change = nearer ? level - old[j] : 0.0f;
-      if (turn == lane && nearer) {
-        q[j] = level;
-        code[j] = level_code;
-      }
-      const float change_now = __shfl_sync(kAllLanes, change, turn, kLanes);
-      add_row<kStripeIndex>(hessian, column, lane, change_now, g);
-    }
-  }
-#pragma unroll
-  for (int j = 0; j < kOwn; ++j) {
-    const int own = column_of(kStripeIndex, lane, j);
-    if (!active || own >= part.n_columns) continue;
-    part.weight[place + own] = q[j];
-    part.codes[place + own] = static_cast<uint8_t>(code[j]);
-    part.change[row * part.change_stride + own] = __float2bfloat162_rn(q[j] - old[j]);
-    // The gradient is still the one of this column's turn.
-    const double step = static_cast<double>(q[j]) - static_cast<double>(old[j]);
-    objective_change += step * (2.0 * static_cast<double>(g[kStripeIndex][j]) +
-                                step * static_cast<double>(curvature[j]));
-  }
-  return objective_change;
-}
-
-template <int kLevels, int kFirst = 0>
-__device__ double descend_stripes(const DescentPart& part, float max_code, int64_t row, bool active,
-                                  int lane, const float* hessian, RowValues& g) {
-  if constexpr (kFirst < kStripes) {
-    if (kFirst * kStripe >= part.n_columns) return 0.0;
-    const double change =
-        descend_stripe<kLevels, kFirst>(part, max_code, row, active, lane, hessian, g);
-    return change +
-           descend_stripes<kLevels, kFirst + 1>(part, max_code, row, active, lane, hessian, g);
-  }
-  return 0.0;
-}
-
-/// The same arrangement with the gradient in the registers.
-template <int kLevels>
-__global__ void __launch_bounds__(kMaxThreads)
-    descend_part_kernel(const DescentPart part, float max_code) {
-  extern __shared__ float4 shared[];
-  auto* hessian = reinterpret_cast<float*>(shared);
-  const int lane = static_cast<int>(threadIdx.x) % kLanes;
-  const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const bool active = thread / kLanes < part.rows;
-  const int64_t row = active ? thread / kLanes : 0;
-  const float* gradient = part.gradient + row * part.stride + part.begin;
-  RowValues g;
-#pragma unroll
-  for (int s = 0; s < kStripes; ++s) {
-#pragma unroll
-    for (int j = 0; j < kOwn; ++j) {
-      const int k = column_of(s, lane, j);
-      g[s][j] = active && k < part.n_columns ? gradient[k] : 0.0f;
-    }
-  }
-  load_upper(part.hessian + part.begin * part.stride + part.begin, part.stride, part.n_columns,
-             part.n_columns, hessian);
-  __syncthreads();
-  double objective_change = descend_stripes<kLevels>(part, max_code, row, active, lane, hessian, g);
-  objective_change = lane_sum<kLanes>(objective_change);
-  if (active && lane == 0) part.changes[row] += objective_change;
-}
-
 __global__ void fill_kernel(float* x, int64_t n, float value) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i < n) x[i] = value;
@@ -320,21 +197,6 @@ cudaError_t walk_part(const WalkPart& part, const GridLevels& levels, cudaStream
       return launch_rows(walk_part_kernel<4>, bytes, stream, part, levels.max_code);
     case 8:
       return launch_rows(walk_part_kernel<8>, bytes, stream, part, levels.max_code);
-    default:
-      return cudaErrorInvalidValue;
-  }
-}
-
-cudaError_t descend_part(const DescentPart& part, const GridLevels& levels, cudaStream_t stream) {
-  switch (levels.n_levels) {
-    case 0:
-      return launch_rows(descend_part_kernel<0>, kTileBytes, stream, part, levels.max_code);
-    case 2:
-      return launch_rows(descend_part_kernel<2>, kTileBytes, stream, part, levels.max_code);
-    case 4:
-      return launch_rows(descend_part_kernel<4>, kTileBytes, stream, part, levels.max_code);
-    case 8:
-      return launch_rows(descend_part_kernel<8>, kTileBytes, stream, part, levels.max_code);
     default:
       return cudaErrorInvalidValue;
   }

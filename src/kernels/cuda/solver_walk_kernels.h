@@ -2,7 +2,7 @@
 // columns. Every pointer is device memory; a launcher returns the status of its launch.
 #pragma once
 
-#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -40,8 +40,11 @@ cudaError_t walk_part(const WalkPart& part, const GridLevels& levels, cudaStream
 
 /// One visit of each of the columns [begin, begin + n_columns), of any groups.
 struct DescentPart {
-  float* weight = nullptr;          // [rows, stride], in place
-  const float* gradient = nullptr;  // [rows, stride] (ŵ − w*) H before the visit
+  float* weight = nullptr;  // [rows, stride], in place
+  // [rows, stride] (ŵ − w*) H before the visit, times row_scale / root.
+  const float* gradient = nullptr;
+  const float* row_scale = nullptr;  // [rows], powers of two
+  const float* root = nullptr;       // [stride] of the Hessian's diagonal
   int64_t rows = 0;
   int64_t stride = 0;
   int64_t begin = 0;
@@ -52,8 +55,8 @@ struct DescentPart {
   int64_t params_stride = 0;
   const int32_t* first_param = nullptr;  // [stride] place of a column's first parameter in a row
   uint8_t* codes = nullptr;              // [rows, stride], in place
-  // Out: new ŵ − old ŵ rounded to bf16, twice; column `begin` of row 0.
-  __nv_bfloat162* change = nullptr;
+  // Out: new ŵ − old ŵ, times row_scale · root; column `begin` of row 0.
+  __half* change = nullptr;
   int64_t change_stride = 0;
   double* changes = nullptr;  // [rows] of J, added to
 };

@@ -59,13 +59,9 @@ __global__ void split_rows(const float* x, int64_t rows, int64_t cols, __nv_bflo
   });
 }
 
-__global__ void rounded_pairs(const float* a, const float* b, int64_t n, __nv_bfloat162* pairs,
-                              __nv_bfloat16* rest) {
+__global__ void rounded_pairs(const float* a, const float* b, int64_t n, __nv_bfloat162* pairs) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= n) return;
-  const Parts parts = split(b == nullptr ? a[i] : a[i] - b[i]);
-  pairs[i] = {parts.high, parts.high};
-  if (rest != nullptr) rest[i] = parts.low;
+  if (i < n) pairs[i] = __float2bfloat162_rn(b == nullptr ? a[i] : a[i] - b[i]);
 }
 
 template <typename Kernel, typename... Args>
@@ -96,9 +92,9 @@ cudaError_t launch_split_rows(const float* x, int64_t rows, int64_t cols, __nv_b
 }
 
 cudaError_t launch_rounded_pairs(const float* a, const float* b, int64_t n, __nv_bfloat162* pairs,
-                                 __nv_bfloat16* rest, cudaStream_t stream) {
+                                 cudaStream_t stream) {
   if (n == 0) return cudaSuccess;
-  rounded_pairs<<<blocks_for(n), kThreads, 0, stream>>>(a, b, n, pairs, rest);
+  rounded_pairs<<<blocks_for(n), kThreads, 0, stream>>>(a, b, n, pairs);
   return cudaGetLastError();
 }
 

@@ -24,9 +24,8 @@ cudaError_t launch_stack_columns(const float* x, int64_t rows, int64_t cols, int
 /// x [rows, cols] as [2·rows, cols]: row i's high part is row 2i, its low part row 2i + 1.
 cudaError_t launch_split_rows(const float* x, int64_t rows, int64_t cols, __nv_bfloat16* pieces,
                               cudaStream_t stream);
-/// pairs[2i] = pairs[2i + 1] = a[i] − b[i] rounded to bf16; b may be null: 0. rest[i] is what that
-/// leaves, rounded too; may be null.
+/// pairs[2i] = pairs[2i + 1] = a[i] − b[i] rounded to bf16; b may be null: 0.
 cudaError_t launch_rounded_pairs(const float* a, const float* b, int64_t n, __nv_bfloat162* pairs,
-                                 __nv_bfloat16* rest, cudaStream_t stream);
+                                 cudaStream_t stream);
 
 }  // namespace d2q::cuda
