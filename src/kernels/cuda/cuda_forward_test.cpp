@@ -52,7 +52,7 @@ TEST_F(CudaForward, a_download_beside_later_work_keeps_every_byte) {
   std::vector<float> downloads[2];
   for (std::vector<float>& values : downloads) values.resize(static_cast<size_t>(a.size()));
   std::future<void> one = gpu_->download_beside(a, downloads[0].data());
-  for (int i = 0; i < 50; ++i) gpu_->add(b, sum);
+  for (int i = 0; i < 50; ++i) gpu_->add(sum, b);
   std::future<void> other = gpu_->download_beside(b, downloads[1].data());
   std::vector<float> small(static_cast<size_t>(few.size()));
   gpu_->download_beside(few, small.data()).get();

@@ -1,6 +1,6 @@
 // A positive definite matrix H as right operand in f16: scaled to a diagonal of ones, whose
 // elements all are as large as f16 holds well. Its products lose 2^-11 of each term at most, at
-// random, a sixteenth of what bf16 would.
+// random, an eighth of what bf16 would.
 #pragma once
 
 #include <cuda_fp16.h>

@@ -115,8 +115,7 @@ void CudaGroupTable::update(CudaContext& context, const Refinement& refinement) 
   int64_t widest = 0;
   for (const ColumnGroup& group : refinement.groups) widest = std::max(widest, group.size);
   widest = std::min<int64_t>(widest, cuda::kMaxChunkWidth);
-  chunk_width_ = cuda::kMinChunkWidth;
-  while (chunk_width_ < widest) chunk_width_ *= 2;
+  chunk_width_ = (widest + 31) / 32 * 32;
   aligned_ = true;
   n_tiles_ = 0;
   std::vector<cuda::GroupSpan> spans;

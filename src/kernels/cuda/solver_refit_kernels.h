@@ -20,7 +20,6 @@ struct GroupSpan {
 /// Columns of one group that are multiplied at once. Tiles of H' lie in the order of the chunks
 /// below them, and for each one of all chunks up to the end of its group.
 constexpr int kMaxChunkWidth = 128;
-constexpr int kMinChunkWidth = 32;
 struct ColumnChunk {
   int32_t begin = 0;
   int32_t size = 0;
@@ -48,7 +47,7 @@ struct RefitBatch {
   float* weight = nullptr;              // [rows, stride], in and out
   const ColumnChunk* chunks = nullptr;  // [n_chunks]
   int n_chunks = 0;
-  int chunk_width = 0;         // of a tile: 32, 64 or 128; at least every chunk's size
+  int chunk_width = 0;         // of a tile, a multiple of 32; at least every chunk's size
   bool aligned_codes = false;  // chunks are chunk_width wide and lie on multiples of 16 bytes
   uint4* tiles = nullptr;      // Hessian and column scale, two bf16 pieces of width x width a tile
   float* systems = nullptr;    // [rows, unknowns, system_stride()]
