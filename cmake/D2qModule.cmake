@@ -92,10 +92,14 @@ function(d2q_link_module target name)
   endforeach()
 endfunction()
 
-# One test program a folder: d2q_<folder>_test, from every src/<folder>/**/*_test.cpp.
+# One test program a folder: d2q_<folder>_test, from every src/<folder>/**/*_test.cpp; those that
+# include CUDA's headers are with_cuda_*_test.cpp and need the CUDA device.
 function(d2q_register_module_tests)
   foreach(module ${D2Q_MODULES})
     file(GLOB_RECURSE tests CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/src/${module}/*_test.cpp")
+    if(NOT D2Q_HAS_CUDA)
+      list(FILTER tests EXCLUDE REGEX "/cuda/with_cuda_[^/]*$")
+    endif()
     if(tests)
       add_executable(d2q_${module}_test ${tests})
       d2q_link_module(d2q_${module}_test ${module})

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <numeric>
 
-#include "kernels/cuda/cuda_scaled_hessian.h"
 #include "kernels/cuda/cuda_test_support.h"
 
 namespace d2q {
@@ -13,16 +12,6 @@ class CudaMatrixOpsTest : public test::CudaTest {
  protected:
   MatrixOps& ops() { return gpu_->matrices(); }
 
-  /// xᵀ x of correlated rows, f32 exact in f64, on the CPU.
-  Tensor gram(int64_t n) {
-    const Tensor x = random(2 * n, n, DType::kF32);
-    for (int64_t i = 0; i < x.size(); ++i) x.data<float>()[i] += 0.5f * x.data<float>()[i / n * n];
-    const Tensor sum = cpu_->allocate(n, n, DType::kF32);
-    cpu_->fill_zero(sum);
-    cpu_->accumulate_gram(x, 1.0f, sum);
-    cpu_->mirror_lower(sum);
-    return sum;
-  }
   Tensor widened(const Tensor& matrix) {
     const Tensor wide = cpu_->allocate(matrix.rows(), matrix.cols(), DType::kF64);
     cpu_->convert(matrix, wide);
@@ -222,71 +211,6 @@ TEST_F(CudaMatrixOpsTest, LargeProductsAreNearlyF32) {
       // Three products of bf16 parts lose 3 · 2^-18 of each term at most; f32 sums of 3903 terms
       // less.
       EXPECT_NEAR(test::at(result, i, j), sum, 0x1p-16 * size) << i << " " << j;
-    }
-  }
-}
-
-TEST_F(CudaMatrixOpsTest, ScaledHessiansMultiplyInF16WhateverTheirRange) {
-  const auto context = CudaContext::create();
-  const int64_t rows = 37, n = 301, row = 16, column = 40;
-  const Tensor hessian = gram(n), a = random(rows, n, DType::kF32),
-               b = random(rows, n, DType::kF32);
-  // Inputs and weights far outside the range of f16, and a row that is right already.
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < n; ++j) {
-      const double scale = std::ldexp(1.0, static_cast<int>(i % 7 + j % 7) * 3 + 20);
-      hessian.data<float>()[i * n + j] *= static_cast<float>(scale);
-    }
-  }
-  for (int64_t j = 0; j < n; ++j) {
-    a.data<float>()[j] = b.data<float>()[j];
-    a.data<float>()[n + j] *= 0x1p-30f;
-    b.data<float>()[n + j] *= 0x1p-30f;
-  }
-  const auto there = [&](const Tensor& x) {
-    const Tensor result = context->allocate(x.rows(), x.cols(), x.dtype());
-    context->upload(x.raw(), result.raw(), x.n_bytes());
-    return result;
-  };
-  const auto here = [&](const Tensor& x) {
-    std::vector<float> values(static_cast<size_t>(x.size()));
-    context->download(x.raw(), values.data(), x.n_bytes());
-    return values;
-  };
-  const ScaledHessian scaled(*context, there(hessian));
-  const ScaledHessian::Rows x = scaled.difference(there(a), there(b));
-  const Tensor product = context->allocate(rows, n, DType::kF32);
-  check_cuda(
-      cudaMemsetAsync(product.raw(), 0, static_cast<size_t>(product.n_bytes()), context->stream()),
-      "filling");
-  // A part of the rows and columns, twice.
-  for (int i = 0; i < 2; ++i) {
-    scaled.multiply({.left = static_cast<const __half*>(x.values.raw()) + row,
-                     .left_stride = n,
-                     .m = rows,
-                     .row = row,
-                     .depth = n - row,
-                     .column = column,
-                     .columns = n - column,
-                     .c = product.data<float>() + column,
-                     .c_stride = n,
-                     .beta = 1.0});
-  }
-  const std::vector<float> values = here(product), scales = here(x.scales),
-                           roots = here(scaled.roots());
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < n; ++j) {
-      double sum = 0.0, size = 0.0;
-      for (int64_t k = row; k < n && j >= column; ++k) {
-        const double term = 2.0 * (test::at(a, i, k) - test::at(b, i, k)) * test::at(hessian, k, j);
-        sum += term;
-        size += std::abs(term);
-      }
-      const double found = static_cast<double>(values[static_cast<size_t>(i * n + j)]) *
-                           static_cast<double>(roots[static_cast<size_t>(j)]) /
-                           static_cast<double>(scales[static_cast<size_t>(i)]);
-      // Two roundings of 2^-11, and sums in f32.
-      EXPECT_NEAR(found, sum, 0x1.1p-10 * size) << i << " " << j;
     }
   }
 }

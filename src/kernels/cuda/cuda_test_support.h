@@ -51,6 +51,17 @@ class CudaTest : public ::testing::Test {
     return result;
   }
 
+  /// xᵀ x of correlated rows, f32 exact in f64, on the CPU.
+  Tensor gram(int64_t n) {
+    const Tensor x = random(2 * n, n, DType::kF32);
+    for (int64_t i = 0; i < x.size(); ++i) x.data<float>()[i] += 0.5f * x.data<float>()[i / n * n];
+    const Tensor sum = cpu_->allocate(n, n, DType::kF32);
+    cpu_->fill_zero(sum);
+    cpu_->accumulate_gram(x, 1.0f, sum);
+    cpu_->mirror_lower(sum);
+    return sum;
+  }
+
   /// Largest |a - b| over the largest |b|; infinite when a value is NaN on one side only.
   static double difference(const Tensor& a, const Tensor& b) {
     double largest = 0.0, scale = 0.0;
