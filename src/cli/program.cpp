@@ -35,7 +35,7 @@ void build_program(CLI::App& app, Program& program) {
       ->check(CLI::IsMember({"auto", "scalar", "avx2", "avx512"}));
   app.add_option("--act", global.activations,
                  "Integers for activations where few tokens meet packed weights on the CPU: a16 "
-                 "(relative error 2.8e-5) or a8 (6e-3, faster where instructions are the limit)")
+                 "(relative error 2.9e-5) or a8 (6e-3, faster where instructions are the limit)")
       ->capture_default_str()
       ->check(CLI::IsMember({"a16", "a8"}));
   app.add_option("--device", global.device, "Where to compute: auto takes a GPU when there is one")

@@ -53,7 +53,7 @@ struct PackedProduct {
 };
 
 /// Bits of the integers that stand for activations where few tokens meet packed codes on the CPU:
-/// relative error 2.8e-5 or 6e-3 on Gaussian activations.
+/// relative error 2.9e-5 or 6e-3 on Gaussian activations.
 enum class ActivationBits : uint8_t { k8 = 8, k16 = 16 };
 
 /// How one token's prediction differs from a reference's; p is the softmax of a row of logits.

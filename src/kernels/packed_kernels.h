@@ -5,11 +5,12 @@
 // Activations. A column group is cut into blocks of at most 128 columns (4 steps of 32). A block of
 // x becomes integers q = round(x / scale), so that x ≈ scale * q. "a16": q = 256 high + low with
 // signed bytes high and low, both the byte operand of vpdpbusd and vpmaddubsw, so |q| <= 32639; and
-// the Σ |q| of every quad, the four columns 4p + b (p = 0 to 3) of an atom's 16 that share a byte
-// of the codes, is below 65536, so that sums of its subsets can be looked up in two bytes. scale is
-// the smallest that grants both: the largest of max|x| / 32639 and (a quad's Σ |x|) / 65528. The
-// error is at most scale / 2 an element, 2.8e-5 of a Gaussian vector's norm. "a8": scale = max|x| /
-// 127 and high alone; the error is 6e-3 of the norm, and half the products are spared.
+// the Σ |q| of every quad is below 65536, so that sums of its subsets can be looked up in two
+// bytes. A quad is four columns whose bits some kernel looks up at once: 4p + b of an atom's 16 for
+// p = 0 to 3, which share a byte of the codes, or for p = 0, 1 or p = 2, 3 of a step's two atoms.
+// scale is the smallest that grants both: the largest of max|x| / 32639 and (a quad's Σ |x|) /
+// 65528. The error is at most scale / 2 an element, 2.9e-5 of a Gaussian vector's norm. "a8": scale
+// = max|x| / 127 and high alone; the error is 6e-3 of the norm, and half the products are spared.
 //
 // Mat-vec. For every row, block and code plane (uniform: the code itself) the dot product with q is
 // an exact integer below 2^31, for planes below 2^23. It meets the weights' parameters in f32 with
@@ -92,9 +93,10 @@ struct QuantizedTokens {
   const float* sum = nullptr;    // [n_tokens, blocks]: Σ q
   int64_t token_stride = 0;      // padded columns
   int64_t block_stride = 0;      // blocks
-  // For lookups only: [n_tokens, padded columns / 16, LookupKernels::table_bytes], and what the
-  // looked-up sums of each block are too large by, [n_tokens, blocks].
+  // For lookups only: [n_tokens, steps, table_stride], and what the looked-up sums of each block
+  // are too large by, [n_tokens, blocks].
   const uint8_t* tables = nullptr;
+  int64_t table_stride = 0;  // LookupKernels::table_bytes of the most planes among the matrices
   const int32_t* table_offset = nullptr;
 };
 
@@ -110,15 +112,15 @@ struct PackedTile {
 /// Mat-vec of sign planes by looking up sums of some columns at once. A table has the sum of every
 /// subset, minus the smallest of them: 16 bits without a sign.
 struct LookupKernels {
-  int64_t table_bytes = 0;        // of 16 columns
+  int64_t table_bytes[2] = {};    // of a step, by planes - 2; those of more planes serve fewer, too
   int64_t max_tokens = 0;         // more share a code's bits better as products
   bool for_8_bit_digits = false;  // whether this beats the products of a8, too
   /// The tables of a block of 32 * n_steps columns; `low` is null for a8. Returns what a dot
   /// product that adds their entries is too large by: Σ max(-q, 0).
-  int32_t (*build_tables)(const int8_t* high, const int8_t* low, int64_t n_steps,
+  int32_t (*build_tables)(const int8_t* high, const int8_t* low, int64_t n_steps, int n_planes,
                           uint8_t* tables) noexcept = nullptr;
   /// y[16] = the tile times one token, which has tables; its digits are not read. The same bits as
-  /// PackedKernels::mat_vec.
+  /// PackedKernels::mat_vec where the token's sums are those of its digits.
   using MatVec = void (*)(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept;
   MatVec mat_vec[2] = {};  // by planes - 2
 };

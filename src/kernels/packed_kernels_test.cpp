@@ -97,12 +97,14 @@ TEST_P(PackedKernelsTest, QuantizedGaussianActivationsAreNearAndTheirQuadsFitInT
     // Where one value or one quad decides the scale.
     if (round % 10 == 0) x[17] = 100.0f;
     if (round % 10 == 1) x[17] = x[21] = x[25] = x[29] = 100.0f;
+    if (round % 10 == 2) x[41] = x[45] = x[57] = x[61] = 100.0f;
     const Block block = quantized(kernels(), x);
-    std::vector<int> quads(32);
+    std::vector<int> quads(64);  // of atoms, of both atoms of a step
     for (size_t i = 0; i < x.size(); ++i) {
       const int q = 256 * block.high[i] + block.low[i];
       quads[i / 16 * 4 + i % 4] += std::abs(q);
-      if (round % 10 < 2) continue;
+      quads[32 + i / 32 * 8 + i / 8 % 2 * 4 + i % 4] += std::abs(q);
+      if (round % 10 < 3) continue;
       error += std::pow(static_cast<double>(block.scale) * q - x[i], 2.0);
       norm += std::pow(x[i], 2.0);
     }
@@ -167,9 +169,19 @@ struct Tokens {
       high.back() = static_cast<int8_t>((q + 128) >> 8);
       low.back() = static_cast<int8_t>(q - 256 * high.back());
     }
-    for (int64_t i = 0; i < n_tokens * blocks; ++i) {
-      scale.push_back(static_cast<float>(rng.uniform() + 0.1));
-      sum.push_back(static_cast<float>(rng.gaussian() * 1000));
+    for (int64_t step = 0, token = 0; token < n_tokens; ++token) {
+      for (int64_t group = 0; group < geometry.n_groups; ++group) {
+        for (int64_t left = geometry.steps_of(group); left > 0; left -= kBlockSteps) {
+          int64_t total = 0;
+          for (const int64_t end = step + std::min(left, kBlockSteps); step < end; ++step) {
+            for (auto i = static_cast<size_t>(32 * step); i < static_cast<size_t>(32 * step) + 32;
+                 ++i)
+              total += 256 * high[i] + low[i];
+          }
+          sum.push_back(static_cast<float>(total));
+          scale.push_back(static_cast<float>(rng.uniform() + 0.1));
+        }
+      }
     }
     view = {n_tokens, high.data(), low.data(), scale.data(), sum.data(), padded, blocks};
   }
@@ -234,19 +246,22 @@ TEST_P(PackedKernelsTest, LookedUpSumsHaveTheBitsOfTheScalarProducts) {
         const PackedGeometry geometry = geometry_of(layout);
         Tokens tokens(geometry, 1, seed, true);
         if (eight_bits) tokens.view.low = nullptr;
-        std::vector<uint8_t> tables(tokens.high.size() / 16 *
-                                    static_cast<size_t>(lookup->table_bytes));
+        // Tables for three planes serve matrices of two.
+        const int table_planes = planes == 2 && run >= 4 ? 3 : planes;
+        const int64_t stride = lookup->table_bytes[table_planes - 2];
+        std::vector<uint8_t> tables(tokens.high.size() / 32 * static_cast<size_t>(stride));
         std::vector<int32_t> offsets;
         for (int64_t group = 0, step = 0; group < geometry.n_groups; ++group) {
           for (int64_t left = geometry.steps_of(group); left > 0; left -= kBlockSteps) {
             const int64_t n_steps = std::min(left, kBlockSteps);
             offsets.push_back(lookup->build_tables(
                 tokens.view.high + 32 * step, eight_bits ? nullptr : tokens.view.low + 32 * step,
-                n_steps, tables.data() + 2 * step * lookup->table_bytes));
+                n_steps, table_planes, tables.data() + step * stride));
             step += n_steps;
           }
         }
         tokens.view.tables = tables.data();
+        tokens.view.table_stride = stride;
         tokens.view.table_offset = offsets.data();
         std::vector<float> expected(48), found(48);
         const auto tile = [&](int64_t i) {

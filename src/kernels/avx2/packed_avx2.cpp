@@ -44,14 +44,17 @@ float largest_quad(const float* x, int64_t n_steps) noexcept {
   const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
   const __m256 part = _mm256_set1_ps(1.0f / 65536.0f);  // as in the specification
   __m128 largest = _mm_setzero_ps();
-  for (int64_t i = 0; i < 32 * n_steps; i += 16) {
-    // Lanes of four columns b: p = 0, 1 and p = 2, 3.
-    const __m256 low_half = _mm256_mul_ps(_mm256_and_ps(_mm256_loadu_ps(x + i), magnitude), part);
-    const __m256 high_half =
-        _mm256_mul_ps(_mm256_and_ps(_mm256_loadu_ps(x + i + 8), magnitude), part);
-    const __m256 pairs = _mm256_add_ps(low_half, high_half);
-    const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
-    largest = _mm_max_ps(largest, sums);
+  for (int64_t i = 0; i < 32 * n_steps; i += 32) {
+    __m128 pairs[4];  // of columns p and p + 1, lanes b
+    D2Q_UNROLL
+    for (int p = 0; p < 4; ++p) {
+      const __m256 columns = _mm256_and_ps(_mm256_loadu_ps(x + i + 8 * p), magnitude);
+      const __m256 parts = _mm256_mul_ps(columns, part);
+      pairs[p] = _mm_add_ps(_mm256_castps256_ps128(parts), _mm256_extractf128_ps(parts, 1));
+    }
+    const __m128 atoms = _mm_max_ps(_mm_add_ps(pairs[0], pairs[1]), _mm_add_ps(pairs[2], pairs[3]));
+    const __m128 both = _mm_max_ps(_mm_add_ps(pairs[0], pairs[2]), _mm_add_ps(pairs[1], pairs[3]));
+    largest = _mm_max_ps(largest, _mm_max_ps(atoms, both));
   }
   largest = _mm_max_ps(largest, _mm_movehl_ps(largest, largest));
   largest = _mm_max_ss(largest, _mm_shuffle_ps(largest, largest, 1));

@@ -1,10 +1,17 @@
 // Sign planes with AVX2: sums looked up instead of multiplied.
 //
-// vpshufb has 16 entries for all bytes of a dword, so an entry is chosen by the byte's place b and
-// the bits of two columns. Without their smallest, the sums of two columns have 16 bits: two
-// lookups. The high bytes of a quad's two pairs add up to a byte, since the quad's sums fit in two.
-// An atom of two planes takes 8 lookups and 6 additions of pairs for 8 rows, where products take 16
-// of those and as many multiplications.
+// vpshufb has 16 entries for the 16 bytes of a lane: the sums of every subset of four columns,
+// where all bytes of a lane hold bits of the same columns. So the two planes of a step's atoms are
+// first separated (each byte then has the bits of columns 4p + b of both atoms, p = 0 and 1 in its
+// low nibble) and the bytes of a dword, which are four different b, brought into lanes of one b
+// each. That takes 6 operations for 32 bytes, after which a lookup serves twice the columns of one
+// that has to find the place b in its index. Without their smallest the sums have 16 bits: two
+// lookups.
+//
+// Looked-up bytes are added as bytes, twice: their sum modulo 256 (vpaddb) and their mean, in a
+// tree of vpavgb. Each of the tree's five levels rounds up by a half at most, so the sum of a
+// block's 32 bytes lies between 32 mean - 80 and 32 mean, and its low byte says where: exact in two
+// operations a lookup, where widening to 16 bits takes three.
 #include <immintrin.h>
 
 #include <cstdint>
@@ -20,87 +27,120 @@ namespace {
 constexpr int64_t kRows = 16;
 constexpr int64_t kHalfRows = 8;
 constexpr int64_t kHalfAtomBytes = 32;
+constexpr int kPlaces = 4;  // b, of a byte in its dword
 
-/// Where an index has the bits of the two columns and those of the place b: where the codes have
-/// the columns' bits, in a nibble.
-struct Arrangement {
-  int columns[2];
-  int place[2];
-
-  constexpr int place_of(int entry) const {
-    return (entry >> place[0] & 1) | (entry >> place[1] & 1) << 1;
-  }
-  /// The bits of b within a byte's index.
-  constexpr int bits_of_place(int b) const { return (b & 1) << place[0] | (b >> 1) << place[1]; }
-  constexpr int mask() const { return 1 << columns[0] | 1 << columns[1]; }
-};
-constexpr Arrangement kPlane0 = {{0, 2}, {1, 3}};
-constexpr Arrangement kPlane1 = {{1, 3}, {0, 2}};
-constexpr Arrangement kPlane2Low = {{0, 1}, {2, 3}};   // the first pair's
-constexpr Arrangement kPlane2High = {{2, 3}, {0, 1}};  // the second pair's
-
-/// A pair's table: 16 low bytes, 16 high bytes. In the order [plane][pair].
-constexpr int64_t kPairBytes = 32;
-constexpr int64_t kPlaneBytes = 2 * kPairBytes;
-constexpr int64_t kTableBytes = 3 * kPlaneBytes;
-constexpr Arrangement kArrangements[] = {kPlane0, kPlane0,    kPlane1,
-                                         kPlane1, kPlane2Low, kPlane2High};
-
-/// Shuffles words [positive part b, negative part b] of a column to what it adds to each entry.
-struct EntryShuffle {
-  uint8_t bytes[2][32] = {};  // of the pair's columns
-
-  explicit constexpr EntryShuffle(const Arrangement& arrangement) {
-    for (int column = 0; column < 2; ++column) {
-      for (int entry = 0; entry < 16; ++entry) {
-        const bool set = entry >> arrangement.columns[column] & 1;
-        const int word = (set ? 0 : 4) + arrangement.place_of(entry);
-        bytes[column][2 * entry] = static_cast<uint8_t>(2 * word);
-        bytes[column][2 * entry + 1] = static_cast<uint8_t>(2 * word + 1);
-      }
-    }
-  }
-};
-constexpr EntryShuffle kShuffles[] = {
-    EntryShuffle(kArrangements[0]), EntryShuffle(kArrangements[1]), EntryShuffle(kArrangements[2]),
-    EntryShuffle(kArrangements[3]), EntryShuffle(kArrangements[4]), EntryShuffle(kArrangements[5])};
+/// A step's tables, 8 of 16 sums in two bytes: of planes 0 and 1, and behind them of plane 2, whose
+/// nibbles are columns of one atom.
+constexpr int64_t kTablesBytes = 256;
 
 __m256i load256(const void* bytes) noexcept {
   return _mm256_loadu_si256(static_cast<const __m256i*>(bytes));
 }
 
+void store256(uint8_t* bytes, __m256i value) noexcept {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), value);
+}
+
+/// The halves of a and b that bits 0 to 1 and 4 to 5 of kHalves choose.
+template <int kHalves>
+__m256i halves(__m256i a, __m256i b) noexcept {
+  return _mm256_permute2x128_si256(a, b, kHalves);
+}
+
+// --- tables --------------------------------------------------------------------------------------
+
+/// Shuffles words [positive part of b = 0 to 3, negative part] to what a column adds to 8 entries:
+/// the columns of an entry's bits 0 to 2, and bit 3 where it is clear and where it is set.
+struct EntryShuffles {
+  uint8_t bytes[kPlaces][5][32] = {};
+
+  constexpr EntryShuffles() {
+    for (int b = 0; b < kPlaces; ++b) {
+      for (int i = 0; i < 5; ++i) {
+        for (int entry = 0; entry < 16; ++entry) {
+          const bool set = i < 3 ? entry >> i & 1 : i == 4;
+          const int word = (set ? 0 : 4) + b;
+          bytes[b][i][2 * entry] = static_cast<uint8_t>(2 * word);
+          bytes[b][i][2 * entry + 1] = static_cast<uint8_t>(2 * word + 1);
+        }
+      }
+    }
+  }
+};
+constexpr EntryShuffles kShuffles;
+
 __m256i load_digits(const int8_t* digits) noexcept {
   return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(digits)));
 }
 
-int32_t build_tables(const int8_t* high, const int8_t* low, int64_t n_steps,
+/// Four columns of each b and lane, as EntryShuffles takes them, in the order of the index's bits.
+struct Quads {
+  __m256i columns[4];
+};
+
+/// The low and the high bytes of both lanes' sums.
+struct Tables {
+  __m256i low, high;
+};
+
+Tables subset_sums(const Quads& quads, int b) noexcept {
+  const auto part = [&](int column, int shuffle) {
+    return _mm256_shuffle_epi8(quads.columns[column], load256(kShuffles.bytes[b][shuffle]));
+  };
+  const __m256i three = _mm256_add_epi16(_mm256_add_epi16(part(0, 0), part(1, 1)), part(2, 2));
+  const __m256i clear = _mm256_add_epi16(three, part(3, 3));
+  const __m256i set = _mm256_add_epi16(three, part(3, 4));
+  const __m256i byte = _mm256_set1_epi16(255);
+  return {_mm256_packus_epi16(_mm256_and_si256(clear, byte), _mm256_and_si256(set, byte)),
+          _mm256_packus_epi16(_mm256_srli_epi16(clear, 8), _mm256_srli_epi16(set, 8))};
+}
+
+/// Words [p][b]: the parts of p = 0, 1 in each lane's words, then of p = 2, 3 likewise.
+struct Parts {
+  __m256i even, odd;  // the lanes' first and second column
+
+  explicit Parts(__m256i q) noexcept {
+    const __m256i zero = _mm256_setzero_si256();
+    const __m256i positive = _mm256_max_epi16(q, zero);
+    const __m256i negative = _mm256_max_epi16(_mm256_sub_epi16(zero, q), zero);
+    even = _mm256_unpacklo_epi64(positive, negative);
+    odd = _mm256_unpackhi_epi64(positive, negative);
+  }
+};
+
+int32_t build_tables(const int8_t* high, const int8_t* low, int64_t n_steps, int n_planes,
                      uint8_t* tables) noexcept {
   const __m256i zero = _mm256_setzero_si256();
   __m256i offsets = zero;
-  for (int64_t atom = 0; atom < 2 * n_steps; ++atom, tables += kTableBytes) {
-    // Words [p][b].
-    const __m256i q = _mm256_add_epi16(_mm256_slli_epi16(load_digits(high + 16 * atom), 8),
-                                       load_digits(low + 16 * atom));
-    const __m256i positive = _mm256_max_epi16(q, zero);
-    const __m256i negative = _mm256_max_epi16(_mm256_sub_epi16(zero, q), zero);
-    offsets = _mm256_add_epi32(offsets, _mm256_madd_epi16(negative, _mm256_set1_epi16(1)));
-    // A lane has both parts of one column of each pair.
-    const __m256i first = _mm256_unpacklo_epi64(positive, negative);
-    const __m256i second = _mm256_unpackhi_epi64(positive, negative);
-    const __m256i columns[2][2] = {{_mm256_permute2x128_si256(first, first, 0x00),
-                                    _mm256_permute2x128_si256(second, second, 0x00)},
-                                   {_mm256_permute2x128_si256(first, first, 0x11),
-                                    _mm256_permute2x128_si256(second, second, 0x11)}};
+  for (int64_t s = 0; s < n_steps; ++s, high += kStepColumns, low += kStepColumns) {
+    __m256i q[2];  // of the atoms
     D2Q_UNROLL
-    for (int table = 0; table < 6; ++table) {
-      const EntryShuffle& shuffle = kShuffles[table];
-      const __m256i sums =
-          _mm256_add_epi16(_mm256_shuffle_epi8(columns[table % 2][0], load256(shuffle.bytes[0])),
-                           _mm256_shuffle_epi8(columns[table % 2][1], load256(shuffle.bytes[1])));
-      const __m256i bytes = _mm256_packus_epi16(_mm256_and_si256(sums, _mm256_set1_epi16(255)),
-                                                _mm256_srli_epi16(sums, 8));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(tables + table * kPairBytes),
-                          _mm256_permute4x64_epi64(bytes, 0xd8));
+    for (int atom = 0; atom < 2; ++atom) {
+      q[atom] = _mm256_add_epi16(_mm256_slli_epi16(load_digits(high + 16 * atom), 8),
+                                 load_digits(low + 16 * atom));
+      const __m256i negative = _mm256_max_epi16(_mm256_sub_epi16(zero, q[atom]), zero);
+      offsets = _mm256_add_epi32(offsets, _mm256_madd_epi16(negative, _mm256_set1_epi16(1)));
+    }
+    // A lane has the columns of one nibble: p = 0, 1 or p = 2, 3 of both atoms.
+    const Parts first(q[0]), second(q[1]);
+    const Quads of_step = {{first.even, second.even, first.odd, second.odd}};
+    D2Q_UNROLL
+    for (int b = 0; b < kPlaces; ++b, tables += 64) {
+      const Tables sums = subset_sums(of_step, b);
+      store256(tables, sums.low);
+      store256(tables + 32, sums.high);
+    }
+    if (n_planes < 3) continue;
+    // A lane has the columns of an atom.
+    const Parts begin(halves<0x20>(q[0], q[1])), end(halves<0x31>(q[0], q[1]));
+    const Quads of_atoms = {{begin.even, begin.odd, end.even, end.odd}};
+    D2Q_UNROLL
+    for (int b = 0; b < kPlaces; b += 2, tables += 128) {
+      const Tables even = subset_sums(of_atoms, b), odd = subset_sums(of_atoms, b + 1);
+      store256(tables, halves<0x20>(even.low, odd.high));
+      store256(tables + 32, halves<0x20>(even.high, odd.low));
+      store256(tables + 64, halves<0x31>(even.low, odd.high));
+      store256(tables + 96, halves<0x31>(even.high, odd.low));
     }
   }
   __m128i sum =
@@ -109,86 +149,227 @@ int32_t build_tables(const int8_t* high, const int8_t* low, int64_t n_steps,
   return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1)));
 }
 
+// --- looked-up bytes and their sums --------------------------------------------------------------
+
+/// Keeps gcc from gathering the additions of several lookups at the end of the block, which spills.
+void pin(__m256i& value) noexcept { asm("" : "+x"(value)); }
+
+/// Bytes that were added.
+struct ByteSums {
+  __m256i sum = _mm256_setzero_si256();   // modulo 256
+  __m256i mean = _mm256_setzero_si256();  // each addition rounded up
+};
+
+D2Q_ALWAYS_INLINE ByteSums sum_of(__m256i a, __m256i b) noexcept {
+  ByteSums result = {_mm256_add_epi8(a, b), _mm256_avg_epu8(a, b)};
+  pin(result.sum);
+  pin(result.mean);
+  return result;
+}
+
+D2Q_ALWAYS_INLINE ByteSums sum_of(const ByteSums& a, const ByteSums& b) noexcept {
+  ByteSums result = {_mm256_add_epi8(a.sum, b.sum), _mm256_avg_epu8(a.mean, b.mean)};
+  pin(result.sum);
+  pin(result.mean);
+  return result;
+}
+
+/// 32 times the mean, minus the sum: at most 80.
+D2Q_ALWAYS_INLINE __m256i excess_of(const ByteSums& sums) noexcept {
+  const __m256i shifted =
+      _mm256_and_si256(_mm256_slli_epi16(sums.mean, 5), _mm256_set1_epi8(static_cast<char>(0xe0)));
+  return _mm256_sub_epi8(shifted, sums.sum);
+}
+
+/// The sums of both bytes.
+struct LookedUp {
+  ByteSums low, high;
+};
+
+D2Q_ALWAYS_INLINE LookedUp sum_of(const LookedUp& a, const LookedUp& b) noexcept {
+  return {sum_of(a.low, b.low), sum_of(a.high, b.high)};
+}
+
+/// kMeanBias too small, so that the means fit in a signed word: means and excesses as words
+/// [row: low byte, high byte]. 8 rows, 4 of each lane.
+constexpr int32_t kMeanBias = 32 << 15;
+
+struct Rows16 {
+  __m256i half[2];
+};
+
+D2Q_ALWAYS_INLINE Rows16 dots_of(__m256i means, __m256i excesses) noexcept {
+  const __m256i weights = _mm256_set1_epi32(32 - (1 << 16));  // words 32, -1
+  return {{_mm256_madd_epi16(_mm256_unpacklo_epi16(means, excesses), weights),
+           _mm256_madd_epi16(_mm256_unpackhi_epi16(means, excesses), weights)}};
+}
+
+/// Brings the bytes of each place b together: dword b of a lane is that of its four rows.
+D2Q_ALWAYS_INLINE __m256i by_place(__m256i bytes) noexcept {
+  const __m256i order = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 0, 4,
+                                         8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm256_shuffle_epi8(bytes, order);
+}
+
+struct Indices {
+  __m256i low, high;
+
+  D2Q_ALWAYS_INLINE explicit Indices(__m256i nibbles) noexcept {
+    low = _mm256_and_si256(nibbles, _mm256_set1_epi8(15));
+    high = _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), _mm256_set1_epi8(15));
+  }
+};
+
+// --- planes 0 and 1 ------------------------------------------------------------------------------
+
+/// Both planes of a step. Vector b has the bytes of place b; its lanes have the rows 0 to 3 and 4
+/// to 7 of both halves of the tile, first of plane 0, then of plane 1.
+struct TwoPlanes {
+  __m256i places[kPlaces];
+
+  D2Q_ALWAYS_INLINE void load(const uint8_t* step) noexcept {
+    __m256i plane0[2], plane1[2];
+    D2Q_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const __m256i first = load256(step + half * kHalfAtomBytes);
+      const __m256i second = load256(step + kAtomBytes + half * kHalfAtomBytes);
+      // Swaps plane 1 of the first atom with plane 0 of the second.
+      const __m256i swapped = _mm256_and_si256(
+          _mm256_xor_si256(_mm256_srli_epi16(first, 1), second), _mm256_set1_epi8(0x55));
+      plane0[half] = by_place(_mm256_xor_si256(first, _mm256_add_epi8(swapped, swapped)));
+      plane1[half] = by_place(_mm256_xor_si256(second, swapped));
+    }
+    const __m256i begin0 = _mm256_unpacklo_epi32(plane0[0], plane0[1]);
+    const __m256i begin1 = _mm256_unpacklo_epi32(plane1[0], plane1[1]);
+    const __m256i end0 = _mm256_unpackhi_epi32(plane0[0], plane0[1]);
+    const __m256i end1 = _mm256_unpackhi_epi32(plane1[0], plane1[1]);
+    places[0] = _mm256_unpacklo_epi64(begin0, begin1);
+    places[1] = _mm256_unpackhi_epi64(begin0, begin1);
+    places[2] = _mm256_unpacklo_epi64(end0, end1);
+    places[3] = _mm256_unpackhi_epi64(end0, end1);
+  }
+
+  D2Q_ALWAYS_INLINE LookedUp look_up_place(int b, const uint8_t* tables) const noexcept {
+    const auto bytes = [&](int part, __m256i index) {
+      const auto* table = reinterpret_cast<const __m128i*>(tables + 64 * b + 16 * part);
+      return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table)), index);
+    };
+    const Indices index(places[b]);
+    return {sum_of(bytes(0, index.low), bytes(1, index.high)),
+            sum_of(bytes(2, index.low), bytes(3, index.high))};
+  }
+
+  D2Q_ALWAYS_INLINE LookedUp look_up(const uint8_t* tables) const noexcept {
+    const LookedUp begin = sum_of(look_up_place(0, tables), look_up_place(1, tables));
+    return sum_of(begin, sum_of(look_up_place(2, tables), look_up_place(3, tables)));
+  }
+
+  /// dots[k] of a block's sums.
+  D2Q_ALWAYS_INLINE static void finish(const LookedUp& sums, Rows16* dots) noexcept {
+    const __m256i high_mean =
+        _mm256_xor_si256(sums.high.mean, _mm256_set1_epi8(static_cast<char>(0x80)));
+    const __m256i low_excess = excess_of(sums.low), high_excess = excess_of(sums.high);
+    dots[0] = dots_of(_mm256_unpacklo_epi8(sums.low.mean, high_mean),
+                      _mm256_unpacklo_epi8(low_excess, high_excess));
+    dots[1] = dots_of(_mm256_unpackhi_epi8(sums.low.mean, high_mean),
+                      _mm256_unpackhi_epi8(low_excess, high_excess));
+  }
+};
+
+// --- plane 2 -------------------------------------------------------------------------------------
+
+/// Plane 2 of a step. Vector i has the bytes of place 2i in its low lane and of 2i + 1 in its high
+/// one, of rows 0 to 3, 8 to 11, 4 to 7 and 12 to 15.
+struct ThirdPlane {
+  __m256i places[2];
+
+  D2Q_ALWAYS_INLINE void load(const uint8_t* atom) noexcept {
+    const __m256i first = by_place(load256(atom));
+    const __m256i second = by_place(load256(atom + kHalfAtomBytes));
+    places[0] = _mm256_permute4x64_epi64(_mm256_unpacklo_epi32(first, second), 0xd8);
+    places[1] = _mm256_permute4x64_epi64(_mm256_unpackhi_epi32(first, second), 0xd8);
+  }
+
+  /// `low`: low bytes of even places, high bytes of odd ones; `high`: the others.
+  D2Q_ALWAYS_INLINE LookedUp look_up(const uint8_t* tables) const noexcept {
+    LookedUp sums[2];
+    D2Q_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const Indices index(places[i]);
+      const auto bytes = [&](int part, __m256i entries) {
+        return _mm256_shuffle_epi8(load256(tables + 128 * i + 32 * part), entries);
+      };
+      sums[i] = {sum_of(bytes(0, index.low), bytes(2, index.high)),
+                 sum_of(bytes(1, index.low), bytes(3, index.high))};
+    }
+    return sum_of(sums[0], sums[1]);
+  }
+
+  D2Q_ALWAYS_INLINE static void finish(const LookedUp& crossed, Rows16* dots) noexcept {
+    const ByteSums others = {_mm256_permute4x64_epi64(crossed.high.sum, 0x4e),
+                             _mm256_permute4x64_epi64(crossed.high.mean, 0x4e)};
+    // Low bytes in the low lane; then those of 8 rows in each lane's low half, high bytes in the
+    // other.
+    const ByteSums sums = sum_of(crossed.low, others);
+    const __m256i flip = halves<0x20>(_mm256_setzero_si256(), _mm256_set1_epi8(-128));
+    const auto as_words = [](__m256i bytes) {
+      const __m256i rows = _mm256_permute4x64_epi64(bytes, 0xd8);
+      return _mm256_unpacklo_epi8(rows, _mm256_srli_si256(rows, 8));
+    };
+    dots[0] = dots_of(as_words(_mm256_xor_si256(sums.mean, flip)), as_words(excess_of(sums)));
+  }
+};
+
+// --- a tile --------------------------------------------------------------------------------------
+
+/// The dot products of a block with `Planes`, whose bytes start at `codes` in the first step. Steps
+/// that a short block lacks count as zeros: the tree has 32 bytes. kFull: n_steps == kBlockSteps.
+template <typename Planes, int64_t kStepBytes, bool kFull>
+D2Q_ALWAYS_INLINE void add_up(const uint8_t* codes, const uint8_t* tables, int64_t table_stride,
+                              int64_t n_steps, Rows16* dots) noexcept {
+  LookedUp sums[kBlockSteps];
+  if constexpr (kFull) {
+    // All of them first: lookups wait for what precedes them.
+    Planes planes[kBlockSteps];
+    D2Q_UNROLL
+    for (int s = 0; s < kBlockSteps; ++s) planes[s].load(codes + s * kStepBytes);
+    D2Q_UNROLL
+    for (int s = 0; s < kBlockSteps; s += 2) {
+      sums[s] = planes[s].look_up(tables + s * table_stride);
+      sums[s] = sum_of(sums[s], planes[s + 1].look_up(tables + (s + 1) * table_stride));
+    }
+  } else {
+    for (int64_t s = 0; s < n_steps; ++s) {
+      Planes planes;
+      planes.load(codes + s * kStepBytes);
+      sums[s] = planes.look_up(tables + s * table_stride);
+    }
+    sums[0] = sum_of(sums[0], sums[1]);
+    sums[2] = sum_of(sums[2], sums[3]);
+  }
+  Planes::finish(sum_of(sums[0], sums[2]), dots);
+}
+
+template <int kPlanes, bool kFull>
+D2Q_ALWAYS_INLINE void block_dots(const uint8_t* step, const uint8_t* tables, int64_t table_stride,
+                                  int64_t n_steps, Rows16* dots) noexcept {
+  constexpr int64_t kStepBytes = step_bytes(kPlanes);
+  D2Q_PREFETCH(step, n_steps * kStepBytes);
+  add_up<TwoPlanes, kStepBytes, kFull>(step, tables, table_stride, n_steps, dots);
+  if constexpr (kPlanes == 3) {
+    add_up<ThirdPlane, kStepBytes, kFull>(step + 2 * kAtomBytes, tables + kTablesBytes,
+                                          table_stride, n_steps, dots + 2);
+  }
+}
+
 __m256 load_half8(const uint16_t* halves) noexcept {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves)));
 }
 
-/// Keeps gcc from gathering the additions of several lookups at the end of the loop, which spills.
-void pin(__m256i& sum) noexcept { asm("" : "+x"(sum)); }
-
-void add_pairs(__m256i& sum, __m256i bytes) noexcept {
-  sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1)));
-  pin(sum);
-}
-
-/// The nibble's bits of two columns in each byte, as indices.
-template <int kMask, int kPlaces>
-__m256i indices(__m256i codes) noexcept {
-  return _mm256_or_si256(_mm256_and_si256(codes, _mm256_set1_epi8(kMask)),
-                         _mm256_set1_epi32(kPlaces));
-}
-
-constexpr int places_of(const Arrangement& arrangement) {
-  int places = 0;
-  for (int b = 0; b < 4; ++b) places |= arrangement.bits_of_place(b) << 8 * b;
-  return places;
-}
-template <int kTable>
-constexpr int kMaskOf = kArrangements[kTable].mask();
-template <int kTable>
-constexpr int kPlacesOf = places_of(kArrangements[kTable]);
-
-/// The sums of one block and 8 rows, as int16 pairs of bytes.
-template <int kPlanes>
-struct LookedUpDots {
-  __m256i low[kPlanes], high[kPlanes];
-
-  void clear() noexcept {
-    D2Q_UNROLL
-    for (int k = 0; k < kPlanes; ++k) low[k] = high[k] = _mm256_setzero_si256();
-  }
-
-  /// The low and the high nibbles of `bytes` are the bits of the first and the second pair.
-  template <int kPlane>
-  void add_quads(__m256i first, __m256i second, const uint8_t* tables) noexcept {
-    const auto table = [tables](int64_t pair, int64_t digit) {
-      return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(
-          tables + kPlane * kPlaneBytes + pair * kPairBytes + digit * 16)));
-    };
-    const __m256i index0 = indices<kMaskOf<2 * kPlane>, kPlacesOf<2 * kPlane>>(first);
-    const __m256i index1 = indices<kMaskOf<2 * kPlane + 1>, kPlacesOf<2 * kPlane + 1>>(second);
-    add_pairs(low[kPlane], _mm256_shuffle_epi8(table(0, 0), index0));
-    add_pairs(low[kPlane], _mm256_shuffle_epi8(table(1, 0), index1));
-    add_pairs(high[kPlane], _mm256_add_epi8(_mm256_shuffle_epi8(table(0, 1), index0),
-                                            _mm256_shuffle_epi8(table(1, 1), index1)));
-  }
-
-  /// `step` points at the half's 32 bytes of the step's first atom.
-  void add_step(const uint8_t* step, const uint8_t* tables) noexcept {
-    D2Q_UNROLL
-    for (int atom = 0; atom < 2; ++atom) {
-      const __m256i codes = load256(step + atom * kAtomBytes);
-      const __m256i second = _mm256_srli_epi16(codes, 4);
-      add_quads<0>(codes, second, tables + atom * kTableBytes);
-      add_quads<1>(codes, second, tables + atom * kTableBytes);
-      if constexpr (kPlanes == 3) {
-        const __m256i third = load256(step + 2 * kAtomBytes);
-        const __m256i nibble = atom == 0 ? third : _mm256_srli_epi16(third, 4);
-        add_quads<2>(nibble, nibble, tables + atom * kTableBytes);
-      }
-    }
-  }
-
-  __m256 dot(int k, __m256i offset) const noexcept {
-    const __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(low[k], _mm256_set1_epi16(1)),
-                                         _mm256_madd_epi16(high[k], _mm256_set1_epi16(256)));
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, offset));
-  }
-};
-
 template <int kPlanes>
 void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept {
   constexpr int64_t kStepBytes = step_bytes(kPlanes);
+  const __m256 two = _mm256_set1_ps(2.0f);
   const uint8_t* step = tile.codes;
   const uint8_t* tables = x.tables;
   int64_t block = 0;
@@ -199,27 +380,29 @@ void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcep
     int64_t left = group + 1 == tile.n_groups ? tile.last_group_steps : tile.group_steps;
     for (; left > 0; left -= kBlockSteps, ++block) {
       const int64_t n_steps = left < kBlockSteps ? left : kBlockSteps;
-      const __m256i offset = _mm256_set1_epi32(x.table_offset[block]);
+      Rows16 dots[kPlanes];
+      if (n_steps == kBlockSteps) {
+        block_dots<kPlanes, true>(step, tables, x.table_stride, kBlockSteps, dots);
+      } else {
+        block_dots<kPlanes, false>(step, tables, x.table_stride, n_steps, dots);
+      }
       const __m256 scale = _mm256_set1_ps(x.scale[block]);
-      const __m256 sum = _mm256_set1_ps(x.sum[block]);
-      D2Q_PREFETCH(step, n_steps * kStepBytes);
+      // 2 dot - sum of the true dot product: all of these are integers below 2^24.
+      const __m256 offset =
+          _mm256_cvtepi32_ps(_mm256_set1_epi32(x.table_offset[block] - kMeanBias));
+      const __m256 sum = _mm256_fmadd_ps(two, offset, _mm256_set1_ps(x.sum[block]));
       D2Q_UNROLL
       for (int half = 0; half < 2; ++half) {
-        LookedUpDots<kPlanes> dots;
-        dots.clear();
-        for (int64_t s = 0; s < n_steps; ++s) {
-          dots.add_step(step + s * kStepBytes + half * kHalfAtomBytes,
-                        tables + 2 * s * kTableBytes);
-        }
         D2Q_UNROLL
         for (int k = 0; k < kPlanes; ++k) {
           const __m256 r = load_half8(params + k * kRows + half * kHalfRows);
-          const __m256 centred = _mm256_fmsub_ps(_mm256_set1_ps(2.0f), dots.dot(k, offset), sum);
-          out[half] = _mm256_fmadd_ps(_mm256_mul_ps(r, scale), centred, out[half]);
+          const __m256 dot = _mm256_cvtepi32_ps(dots[k].half[half]);
+          out[half] =
+              _mm256_fmadd_ps(_mm256_mul_ps(r, scale), _mm256_fmsub_ps(two, dot, sum), out[half]);
         }
       }
       step += n_steps * kStepBytes;
-      tables += 2 * n_steps * kTableBytes;
+      tables += n_steps * x.table_stride;
     }
   }
   _mm256_storeu_ps(y, out[0]);
@@ -229,6 +412,6 @@ void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcep
 }  // namespace
 
 const LookupKernels kLookupKernelsAvx2 = {
-    kTableBytes, 1, false, build_tables, {mat_vec<2>, mat_vec<3>}};
+    {kTablesBytes, 2 * kTablesBytes}, 1, false, build_tables, {mat_vec<2>, mat_vec<3>}};
 
 }  // namespace d2q

@@ -18,18 +18,19 @@ float larger(float a, float b) noexcept { return a < b ? b : a; }
 /// The largest Σ |x| / kQuadLevels of a quad.
 float largest_quad(const float* x, int64_t n_steps) noexcept {
   const __m512 part = _mm512_set1_ps(1.0f / 65536.0f);  // as in the specification
-  __m128 largest = _mm_setzero_ps();
-  for (int64_t i = 0; i < 32 * n_steps; i += 16) {
-    // Lanes of four columns b, p = 0 to 3.
-    const __m512 parts = _mm512_mul_ps(_mm512_abs_ps(_mm512_loadu_ps(x + i)), part);
-    const __m256 pairs =
-        _mm256_add_ps(_mm512_castps512_ps256(parts), _mm512_extractf32x8_ps(parts, 1));
-    const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
-    largest = _mm_max_ps(largest, sums);
+  __m512 largest = _mm512_setzero_ps();
+  for (int64_t i = 0; i < 32 * n_steps; i += 32) {
+    __m512 pairs[2];  // of an atom's columns p = 0 and 1, and of 2 and 3; twice, in lanes of four b
+    D2Q_UNROLL
+    for (int atom = 0; atom < 2; ++atom) {
+      const __m512 parts = _mm512_mul_ps(_mm512_abs_ps(_mm512_loadu_ps(x + i + 16 * atom)), part);
+      pairs[atom] = _mm512_add_ps(parts, _mm512_shuffle_f32x4(parts, parts, 0xb1));
+      const __m512 others = _mm512_shuffle_f32x4(pairs[atom], pairs[atom], 0x4e);
+      largest = _mm512_max_ps(largest, _mm512_add_ps(pairs[atom], others));
+    }
+    largest = _mm512_max_ps(largest, _mm512_add_ps(pairs[0], pairs[1]));
   }
-  largest = _mm_max_ps(largest, _mm_movehl_ps(largest, largest));
-  largest = _mm_max_ss(largest, _mm_shuffle_ps(largest, largest, 1));
-  return _mm_cvtss_f32(largest) * (65536.0f / kQuadLevels);
+  return _mm512_reduce_max_ps(largest) * (65536.0f / kQuadLevels);
 }
 
 void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, float* scale,

@@ -19,8 +19,8 @@ namespace d2q {
 namespace {
 
 constexpr int64_t kRows = 16;
-constexpr int kTables = 2;  // bytes of a sum: low, high
-constexpr int64_t kTableBytes = 64 * kTables;
+constexpr int kTables = 2;                     // bytes of a sum: low, high
+constexpr int64_t kTableBytes = 64 * kTables;  // of an atom
 
 /// Bit matrices for gf2p8affineqb that gather four bits of each byte in its low half.
 constexpr long long kEvenBits = 0x0104104000000000;
@@ -28,7 +28,7 @@ constexpr long long kOddBits = 0x0208208000000000;
 constexpr long long kLowBits = 0x0102040800000000;
 constexpr long long kHighBits = 0x1020408000000000;
 
-int32_t build_tables(const int8_t* high, const int8_t* low, int64_t n_steps,
+int32_t build_tables(const int8_t* high, const int8_t* low, int64_t n_steps, int /*n_planes*/,
                      uint8_t* tables) noexcept {
   constexpr __mmask16 kSubsetsWith[4] = {0xaaaa, 0xcccc, 0xf0f0, 0xff00};
   int32_t offset = 0;
@@ -147,6 +147,6 @@ void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcep
 }  // namespace
 
 const LookupKernels kLookupKernelsAvx512Vbmi = {
-    kTableBytes, 4, true, build_tables, {mat_vec<2>, mat_vec<3>}};
+    {2 * kTableBytes, 2 * kTableBytes}, 4, true, build_tables, {mat_vec<2>, mat_vec<3>}};
 
 }  // namespace d2q

@@ -265,16 +265,18 @@ void PackedMultiplier::multiply_codes(const Tensor& x,
     std::array<std::optional<Job>, kMaxFusedProducts> jobs;
     size_t n_jobs = 0;
     int64_t n_tasks = 0;
-    bool tables = false;
+    int table_planes = 0;
     while (n_jobs < jobs.size() && n_jobs < products.size() &&
            products[n_jobs].w.layout.group_size == layout.group_size) {
       jobs[n_jobs].emplace(products[n_jobs]);
       n_tasks += jobs[n_jobs]->n_tasks;
-      tables = tables || uses_lookup(products[n_jobs].w.layout, x.rows());
+      const PackedLayout& own = products[n_jobs].w.layout;
+      if (uses_lookup(own, x.rows())) table_planes = std::max(table_planes, own.bits);
       ++n_jobs;
     }
-    quantized_.assign(pool_, kernels_, x, layout,
-                      {.low_digits = activations_ == ActivationBits::k16, .tables = tables});
+    quantized_.assign(
+        pool_, kernels_, x, layout,
+        {.low_digits = activations_ == ActivationBits::k16, .table_planes = table_planes});
     pool_.parallel_for(n_tasks, [&](int64_t task, int) {
       size_t index = 0;
       while (task >= jobs[index]->n_tasks) task -= jobs[index++]->n_tasks;

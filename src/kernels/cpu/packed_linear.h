@@ -35,7 +35,7 @@ class PackedMultiplier {
   /// The products of one x [T, in], f32 or bf16, with several matrices, in one parallel loop.
   ///
   /// T <= max_mat_vec_tokens(): x is quantized a block of up to 128 columns to 16- or 8-bit
-  /// integers (relative error 2.8e-5 or 6e-3 on Gaussian x) and meets the codes in integer dot
+  /// integers (relative error 2.9e-5 or 6e-3 on Gaussian x) and meets the codes in integer dot
   /// products; every table of kernels gives the same bits, `precision` is not used. Larger T:
   /// panels of 32 to 128 rows are dequantized a worker at a time into `precision` (kF32 or kBF16)
   /// and multiplied by gemm.h; extra memory is up to 128 * in * size(precision) a thread and, when x has

@@ -37,9 +37,10 @@ void QuantizedActivations::assign(ThreadPool& pool, const PackedKernels& kernels
   scale_ = scale_memory_.reserve<float>(n_tokens * n_blocks_);
   sum_ = sum_memory_.reserve<float>(n_tokens * n_blocks_);
   tables_ = nullptr;
-  if (options.tables) {
-    token_table_bytes_ = padded_ / 16 * kernels.lookup->table_bytes;
-    tables_ = table_memory_.reserve<uint8_t>(n_tokens * token_table_bytes_);
+  table_planes_ = options.table_planes;
+  if (table_planes_ != 0) {
+    table_stride_ = kernels.lookup->table_bytes[table_planes_ - 2];
+    tables_ = table_memory_.reserve<uint8_t>(n_tokens * geometry_.tile_steps * table_stride_);
     table_offset_ = offset_memory_.reserve<int32_t>(n_tokens * n_blocks_);
   }
   const int64_t task_groups = std::max<int64_t>(1, kTaskColumns / layout.group_size);
@@ -72,8 +73,9 @@ void QuantizedActivations::quantize_groups(const PackedKernels& kernels, const T
       kernels.quantize_block(in_place ? x.data<float>() + begin : padded.data(), n_steps,
                              high_ + offset, low, scale_ + block, sum_ + block);
       if (tables_ != nullptr) {
-        table_offset_[block] = kernels.lookup->build_tables(
-            high_ + offset, low, n_steps, tables_ + offset / 16 * kernels.lookup->table_bytes);
+        table_offset_[block] =
+            kernels.lookup->build_tables(high_ + offset, low, n_steps, table_planes_,
+                                         tables_ + offset / kStepColumns * table_stride_);
       }
       offset += n_steps * kStepColumns;
       ++block;
@@ -91,7 +93,8 @@ QuantizedTokens QuantizedActivations::tokens(int64_t first, int64_t count) const
   result.token_stride = padded_;
   result.block_stride = n_blocks_;
   if (tables_ != nullptr) {
-    result.tables = tables_ + first * token_table_bytes_;
+    result.tables = tables_ + first * geometry_.tile_steps * table_stride_;
+    result.table_stride = table_stride_;
     result.table_offset = table_offset_ + first * n_blocks_;
   }
   return result;

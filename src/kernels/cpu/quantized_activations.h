@@ -15,7 +15,7 @@ class QuantizedActivations {
  public:
   struct Options {
     bool low_digits = true;  // a16; false: a8
-    bool tables = false;     // for lookups
+    int table_planes = 0;    // tables for lookups in matrices of at most so many planes
   };
 
   /// x [T, layout.cols], f32 or bf16. Equal for every layout of the same columns and group size.
@@ -36,7 +36,8 @@ class QuantizedActivations {
   int8_t* low_ = nullptr;
   float* scale_ = nullptr;
   float* sum_ = nullptr;
-  int64_t token_table_bytes_ = 0;
+  int table_planes_ = 0;
+  int64_t table_stride_ = 0;  // of a step
   uint8_t* tables_ = nullptr;
   int32_t* table_offset_ = nullptr;
   ScratchBuffer high_memory_, low_memory_, scale_memory_, sum_memory_, table_memory_,

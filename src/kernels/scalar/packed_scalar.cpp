@@ -21,12 +21,15 @@ constexpr PackedKind kind_of(PackedFormat format) {
 float largest_quad(const float* x, int64_t size) noexcept {
   const auto part = [](float value) { return std::fabs(value) * (1.0f / 65536.0f); };
   float largest = 0.0f;
-  for (int64_t atom = 0; atom < size; atom += 16) {
+  for (int64_t step = 0; step < size; step += kStepColumns) {
     for (int b = 0; b < 4; ++b) {
-      const float* quad = x + atom + b;
-      const float even = part(quad[0]) + part(quad[8]);
-      const float odd = part(quad[4]) + part(quad[12]);
-      largest = std::max(largest, even + odd);
+      const auto pair = [&](int64_t p) {
+        const float* columns = x + step + 4 * p + b;
+        return part(columns[0]) + part(columns[4]);
+      };
+      const float pairs[] = {pair(0), pair(2), pair(4), pair(6)};
+      largest = std::max({largest, pairs[0] + pairs[1], pairs[2] + pairs[3],  // of an atom
+                          pairs[0] + pairs[2], pairs[1] + pairs[3]});         // of both
     }
   }
   return largest * (65536.0f / kQuadLevels);
