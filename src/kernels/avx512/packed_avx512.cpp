@@ -93,7 +93,9 @@ __m512 load_half16(const uint16_t* halves) noexcept {
 /// Fields of 1 or 2 or 4 bits stay where they stand in their byte and only lose the other fields:
 /// vpdpbusd takes 4^p times the code as well as the code. All atoms pass once for each position p,
 /// the highest first, and the sums are shifted down between passes, which is exact: the next
-/// position's multiples follow on theirs. That spares a shift of the codes for every position.
+/// position's multiples follow on theirs. That spares a shift of the codes for every position. One
+/// or two positions keep sums of their own instead, shifted at the end, so that lines are read at
+/// an even pace.
 template <PackedFormat kFormat, int kTokens, int kDigits>
 struct BlockDots {
   static constexpr int kBits = kBitsOf<kFormat>;
@@ -103,6 +105,8 @@ struct BlockDots {
   static constexpr int kPlanes = is_sign_planes(kFormat) ? kBits : 1;
   static constexpr int kSums = kTokens * kDigits * kPlanes;
   static constexpr int kChains = kSums <= 2 ? 4 : kSums <= 6 ? 2 : 1;
+  static constexpr bool kInPlace = kFormat != kUniform3 && kFormat != kUniform6;
+  static constexpr bool kOnePass = kPositions <= 2 && kPositions <= kChains;
   __m512i sums[kChains][kTokens][kDigits][kPlanes];
 
   template <typename Visit>
@@ -114,7 +118,7 @@ struct BlockDots {
         D2Q_UNROLL
         for (int d = 0; d < kDigits; ++d) {
           D2Q_UNROLL
-          for (int k = 0; k < kPlanes; ++k) visit(sums[c][t][d][k], k);
+          for (int k = 0; k < kPlanes; ++k) visit(sums[c][t][d][k], c);
         }
       }
     }
@@ -168,12 +172,31 @@ struct BlockDots {
     add(chain, values, x, column + 4 * bit);
   }
 
+  void add_in_one_pass(const uint8_t* step, int64_t n_steps, const QuantizedTokens& x,
+                       int64_t column) noexcept {
+    constexpr int kTurns = kChains / kPositions;
+    for (int64_t s = 0; s < n_steps; ++s, step += kStepBytesOf<kFormat>, column += kStepColumns) {
+      D2Q_UNROLL
+      for (int atom = 0; atom < kAtoms; ++atom) {
+        D2Q_UNROLL
+        for (int position = 0; position < kPositions; ++position) {
+          add_atom(step, atom, position, position * kTurns + atom % kTurns, x, column);
+        }
+      }
+    }
+    if constexpr (kInPlace && kPositions == 2) {
+      for_each_sum([](__m512i& sum, int chain) {
+        if (chain >= kTurns) sum = _mm512_srai_epi32(sum, kField);
+      });
+    }
+  }
+
   /// kSteps steps from `column` on; 0 means n_steps.
   template <int kSteps>
   void add_block(const uint8_t* step, int64_t n_steps, const QuantizedTokens& x,
                  int64_t column) noexcept {
-    constexpr bool kInPlace = kFormat != kUniform3 && kFormat != kUniform6;
     for_each_sum([](__m512i& sum, int) { sum = _mm512_setzero_si512(); });
+    if constexpr (kOnePass) return add_in_one_pass(step, n_steps, x, column);
     D2Q_UNROLL
     for (int position = kPositions - 1; position >= 0; --position) {
       if (kInPlace && position != kPositions - 1) {
@@ -219,6 +242,9 @@ template <PackedFormat kFormat, int kTokens, int kDigits>
 void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept {
   constexpr int64_t kStepBytes = kStepBytesOf<kFormat>;
   constexpr int kParams = n_params_of(kFormat);
+  // A line of these takes so few instructions that a core's loads are far ahead already: prefetches
+  // only compete for its miss buffers.
+  constexpr bool kPrefetch = kFormat != kUniform8 || kTokens > 1;
   const uint8_t* step = tile.codes;
   int64_t column = 0;
   int64_t block = 0;
@@ -234,10 +260,10 @@ void mat_vec_tokens(const PackedTile& tile, const QuantizedTokens& x, float* y) 
       left -= n_steps;
       BlockDots<kFormat, kTokens, kDigits> dots;
       if (n_steps == kBlockSteps) {
-        D2Q_PREFETCH(step, kBlockSteps * kStepBytes);
+        if constexpr (kPrefetch) D2Q_PREFETCH(step, kBlockSteps * kStepBytes);
         dots.template add_block<kBlockSteps>(step, n_steps, x, column);
       } else {
-        D2Q_PREFETCH(step, n_steps * kStepBytes);
+        if constexpr (kPrefetch) D2Q_PREFETCH(step, n_steps * kStepBytes);
         dots.template add_block<0>(step, n_steps, x, column);
       }
       step += n_steps * kStepBytes;
