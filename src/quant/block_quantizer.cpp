@@ -45,6 +45,7 @@ BlockQuantizer::BlockQuantizer(Device& device, const WeightSource& source,
       rope_(rope),
       stages_(device, source.config(), rope_, options.products),
       member_(member) {
+  caches_ = std::make_unique<Caches>();
   if (needs_statistics(options)) allocate_caches(placement);
 }
 
@@ -87,7 +88,6 @@ void BlockQuantizer::allocate_caches(const StreamPlacement& placement) {
   const auto rows = [&](TokenMatrix matrix, int64_t cols, DType dtype) {
     return TokenRows(device_, tokens, cols, dtype, placement.on_host(matrix));
   };
-  caches_ = std::make_unique<Caches>();
   caches_->attention_result = rows(TokenMatrix::kAttentionResult, attention_width, type);
   caches_->mlp_hidden = rows(TokenMatrix::kMlpHidden, config.intermediate_size, type);
   if (needs_fp_stream(options_)) {
