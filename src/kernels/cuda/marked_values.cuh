@@ -36,8 +36,7 @@ struct MarkedValues {
   }
 };
 
-/// How long a warp rests between questions for what it lacks: none of the gain of hearing sooner is
-/// worth the traffic.
+/// How long a warp rests between questions for what it lacks. Asking without a rest is as fast.
 constexpr unsigned kPollNanoseconds = 20;
 
 /// Eight values a lane, four from a multiple of 4 on and four kApart later, 0 from `end` on; values
