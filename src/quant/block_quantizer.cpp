@@ -275,9 +275,11 @@ void BlockQuantizer::replay(int64_t layer, const BlockWeights& stored, const Str
   if (needs_fp_stream(options_)) run_block(load(layer, options_.products), streams.fp, false);
   if (streams.quantized.empty()) return;
   BlockWeights weights = stored;
-  for (Linear* linear : {&weights.q, &weights.k, &weights.v, &weights.o, &weights.gate, &weights.up,
-                         &weights.down}) {
-    if (member_.is_first()) *linear = densify(device_, *linear, options_.products);
+  if (member_.is_first()) {
+    for (const BlockLinear& of_block : kBlockLinears) {
+      Linear& linear = weights.*of_block.member;
+      linear = densify(device_, linear, options_.products);
+    }
   }
   share_weights(device_, member_, weights);
   run_block(weights, streams.quantized, false);

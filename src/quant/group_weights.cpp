@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "model/block_backward.h"
+
 namespace d2q {
 namespace {
 
@@ -22,11 +24,11 @@ void for_tensors(BlockWeights& weights, Use&& use) {
   for (std::optional<NormParams>* params : {&weights.q_norm, &weights.k_norm}) {
     if (*params) norm(**params);
   }
-  for (Linear* linear : {&weights.q, &weights.k, &weights.v, &weights.o, &weights.gate, &weights.up,
-                         &weights.down}) {
-    D2Q_CHECK(!linear->packed, "packed weights of a group");
-    use(linear->dense);
-    use(linear->bias);
+  for (const BlockLinear& of_block : kBlockLinears) {
+    Linear& linear = weights.*of_block.member;
+    D2Q_CHECK(!linear.packed, "packed weights of a group");
+    use(linear.dense);
+    use(linear.bias);
   }
 }
 
