@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -45,6 +47,28 @@ void write_all(int descriptor, const char* data, size_t n_bytes,
     data += written;
     n_bytes -= static_cast<size_t>(written);
   }
+}
+
+constexpr std::string_view kTemporaryMarker = ".tmp.";
+
+/// Where a symbolic link leads, even when nothing is there yet; other paths as they are.
+std::filesystem::path followed(std::filesystem::path path) {
+  constexpr int kMostLinks = 40;  // as many as Linux follows
+  std::error_code error;
+  for (int links = 0; links < kMostLinks && std::filesystem::is_symlink(path, error); ++links) {
+    const std::filesystem::path target = std::filesystem::read_symlink(path, error);
+    if (error) break;
+    path = path.parent_path() / target;  // an absolute target stands alone
+  }
+  return path;
+}
+
+/// A device, pipe or socket: there is nothing to replace, only something to write to.
+bool is_special(const std::filesystem::path& path) {
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  return std::filesystem::exists(status) && !std::filesystem::is_regular_file(status) &&
+         !std::filesystem::is_directory(status);
 }
 
 }  // namespace
@@ -100,17 +124,44 @@ void sync_directory(const std::filesystem::path& directory) {
   }
 }
 
-AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)), temporary_(path_) {
-  // The process id keeps two runs that write the same file from mixing their bytes.
-  temporary_ += ".tmp." + std::to_string(::getpid());
-  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+void check_writable(const std::filesystem::path& path) {
+  // A reader of a pipe would take the probe's end for the end of what it waits for.
+  if (!is_special(path)) AtomicFile probe(path);
+}
+
+void remove_temporaries(const std::filesystem::path& directory) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
+    const std::string name = entry.path().filename().string();
+    const size_t marker = name.rfind(kTemporaryMarker);
+    const bool numbered =
+        marker != std::string::npos &&
+        name.find_first_not_of("0123456789", marker + kTemporaryMarker.size()) == std::string::npos;
+    std::error_code ignored;
+    if (numbered) std::filesystem::remove(entry.path(), ignored);
+  }
+}
+
+AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  // Asked of the path as it is: the system follows /dev/stdout to where its link's text does not
+  // lead.
+  const bool special = is_special(path_);
+  if (!special) path_ = followed(path_);
+  if (special) {
+    descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+  } else {
+    // The process id keeps two runs that write the same file from mixing their bytes.
+    temporary_ = path_;
+    temporary_ += std::string(kTemporaryMarker) + std::to_string(::getpid());
+    descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  }
   if (descriptor_ < 0) fail_io(path_, "created", errno);
 }
 
 AtomicFile::~AtomicFile() {
   if (descriptor_ < 0) return;
   ::close(descriptor_);
-  ::unlink(temporary_.c_str());
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
 void AtomicFile::write(std::span<const std::byte> bytes) {
@@ -123,6 +174,10 @@ void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(te
 
 void AtomicFile::finish() {
   D2Q_CHECK(descriptor_ >= 0, "{}: finished twice", path_.string());
+  if (temporary_.empty()) {
+    if (::close(std::exchange(descriptor_, -1)) != 0) fail_io(path_, "written", errno);
+    return;
+  }
   if (::fsync(descriptor_) != 0) fail_io(path_, "written", errno);
   // Some file systems report a full disk only at close.
   const int closed = ::close(std::exchange(descriptor_, -1));

@@ -15,14 +15,25 @@ namespace d2q {
 std::string read_file(const std::filesystem::path& path, uint64_t max_bytes);
 
 /// Writes `content` so that `path` holds either the old bytes or all of the new ones, even after a
-/// crash. Throws Error{kIo} naming `path` and the reason (disk full, permission).
+/// crash; a symbolic link stays one, and a device or pipe is written to. Throws Error{kIo} naming
+/// `path` and the reason (disk full, permission).
 void write_file_atomically(const std::filesystem::path& path, std::string_view content);
+
+/// Throws what write_file_atomically() would throw because of `path`'s folder: to ask before hours
+/// of work.
+void check_writable(const std::filesystem::path& path);
+
+/// Removes what killed runs have left of their AtomicFiles in `directory`, which no other run may
+/// be writing to.
+void remove_temporaries(const std::filesystem::path& directory);
 
 /// Makes renames inside `directory` survive a crash. Throws Error{kIo}.
 void sync_directory(const std::filesystem::path& directory);
 
 /// A file under construction: bytes go to "<path>.tmp.<pid>" beside it, finish() gives it its name.
-/// Without finish() the temporary file is removed. Errors are Error{kIo} naming `path`.
+/// Without finish() the temporary file is removed. Where `path` is a symbolic link, the file that
+/// it leads to is meant; bytes for a device or a pipe go straight there. Errors are Error{kIo}
+/// naming `path`.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -39,7 +50,7 @@ class AtomicFile {
 
  private:
   std::filesystem::path path_;
-  std::filesystem::path temporary_;
+  std::filesystem::path temporary_;  // empty where path_ is a device or a pipe
   int descriptor_ = -1;
   uint64_t size_ = 0;
 };

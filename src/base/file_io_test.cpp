@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -119,6 +120,54 @@ TEST(FileIoTest, AFileThatCannotTakeItsNameLeavesNoTemporary) {
   std::filesystem::create_directory(folder.path() / "a");  // rename onto a folder fails
   D2Q_EXPECT_ERROR(write_file_atomically(folder.path() / "a", "x"), ErrorCode::kIo, "a");
   EXPECT_EQ(n_entries(folder.path()), 1);
+}
+
+TEST(FileIoTest, ASymbolicLinkStaysOneAndItsTargetIsWritten) {
+  const TempFolder folder;
+  const auto target = folder.write("target", "old");
+  const auto link = folder.path() / "link";
+  std::filesystem::create_symlink("target", link);
+  write_file_atomically(link, "new");
+  EXPECT_TRUE(std::filesystem::is_symlink(link));
+  EXPECT_EQ(read_file(target, 100), "new");
+  std::filesystem::remove(target);
+  write_file_atomically(link, "again");
+  EXPECT_EQ(read_file(target, 100), "again");
+  EXPECT_EQ(n_entries(folder.path()), 2);
+}
+
+TEST(FileIoTest, APipeIsWrittenToAndNotReplaced) {
+  const TempFolder folder;
+  const auto pipe = folder.path() / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  std::string found;
+  std::thread reader([&] { found = read_file(pipe, 100); });
+  write_file_atomically(pipe, "result");
+  reader.join();
+  EXPECT_EQ(found, "result");
+  EXPECT_TRUE(std::filesystem::is_fifo(pipe));
+  check_writable(pipe);  // does not wait for a reader
+  EXPECT_EQ(n_entries(folder.path()), 1);
+}
+
+TEST(FileIoTest, AskingWhetherAFileCanBeWrittenLeavesNothing) {
+  const TempFolder folder;
+  const auto path = folder.write("a", "old");
+  check_writable(path);
+  check_writable(folder.path() / "new");
+  EXPECT_EQ(read_file(path, 100), "old");
+  EXPECT_EQ(n_entries(folder.path()), 1);
+  D2Q_EXPECT_ERROR(check_writable(folder.path() / "none" / "a"), ErrorCode::kIo, "none");
+}
+
+TEST(FileIoTest, OnlyTemporaryFilesOfKilledRunsAreRemoved) {
+  const TempFolder folder;
+  folder.write("a.safetensors.tmp.123", "cut");
+  folder.write("a.tmp.x", "kept");
+  folder.write("a", "kept");
+  remove_temporaries(folder.path());
+  EXPECT_EQ(n_entries(folder.path()), 2);
+  EXPECT_FALSE(std::filesystem::exists(folder.path() / "a.safetensors.tmp.123"));
 }
 
 TEST(FileIoTest, WritingAfterFinishIsOurBug) {

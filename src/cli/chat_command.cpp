@@ -146,7 +146,7 @@ class ChatLoop {
     if (file != saved_ && std::filesystem::exists(file)) {
       fail(ErrorCode::kInvalidArgument, "{}: it is there already; choose another name", file);
     }
-    write_file_atomically(file, session_.messages().dump(2) + "\n");
+    write_file_atomically(file, json_text(session_.messages()));
     saved_ = file;
     show(fmt::format("(saved in {})\n", file));
   }
@@ -212,8 +212,7 @@ void chat(ChatCommand& command, const GlobalOptions& global) {
   LoadedModel model(runtime, command.model, fast_products(runtime, command.precision));
   const ModelConfig& config = model.source->config();
   constexpr int64_t kDefaultContext = 4096;
-  int64_t context = command.context > 0 ? command.context : kDefaultContext;
-  if (config.max_positions > 0) context = std::min(context, config.max_positions);
+  const int64_t context = context_length(config, command.context, kDefaultContext);
   command.options.stop_tokens = config.eos_tokens;
   command.options.should_stop = interrupted;
   const auto sequence = make_sequence(runtime.device(), model.transformer, context, command.cache);

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -89,6 +90,8 @@ nlohmann::json measure(const CompareCommand& command, const GlobalOptions& globa
   const bool own_peak = reset_peak_resident();
   Runtime runtime(global);
   LoadedModel model(runtime, named.path, command.precision);
+  if (!what.texts.empty())
+    warn_beyond_context(model.source->config(), command.windows.ctx, named.name + ": windows");
   const ProgressSink sink = make_progress_sink(global.progress);
   const ProgressSink progress = [&](const ProgressEvent& event) {
     sink({named.name + " " + event.stage, event.done, event.total, event.detail});
@@ -139,15 +142,25 @@ nlohmann::json read_rows(const std::string& path) {
   return earlier["models"];
 }
 
+/// A name stands for one column, row or run; a second one would hide the first.
+void check_new(std::set<std::string>& names, const std::string& option, const std::string& name) {
+  if (!names.insert(name).second)
+    throw UsageError(fmt::format("{}: '{}' is named twice; give NAME=PATH", option, name));
+}
+
 Measurements read_inputs(const CompareCommand& command) {
   Measurements what;
+  std::set<std::string> labels;
   for (const std::string& text : command.texts) {
     const Named named = parse_named(text);
+    check_new(labels, "--text", named.name);
     what.texts.push_back({named.name, read_text(named.path)});
   }
   what.tasks = read_tasks(command.tasks);
+  std::set<std::string> runs;
   for (const std::string& run : command.runs) {
     const Named named = parse_named(run);
+    check_new(runs, "--run", named.name);
     const nlohmann::json report = read_json_file(named.path);
     if (!report.is_object() || !report.contains("seconds") || !report.contains("peak_memory_bytes"))
       fail(ErrorCode::kCorrupt, "{}: is not what quantize --json writes", named.path);
@@ -158,13 +171,39 @@ Measurements read_inputs(const CompareCommand& command) {
   return what;
 }
 
+bool is_earlier_result(const std::string& model) {
+  return model.ends_with(".json") && std::filesystem::is_regular_file(model);
+}
+
+/// Before anything is measured: all models are there, and every row and run has its own name.
+void check_names(const CompareCommand& command, const Measurements& what) {
+  std::set<std::string> rows;
+  for (const std::string& model : command.models) {
+    if (is_earlier_result(model)) {
+      for (const nlohmann::json& row : read_rows(model))
+        check_new(rows, "MODEL", row["name"].get<std::string>());
+    } else {
+      const Named named = parse_named(model);
+      check_new(rows, "MODEL", named.name);
+      check_model_exists(named.path);
+    }
+  }
+  if (!command.reference.empty()) check_model_exists(command.reference);
+  for (const auto& [name, report] : what.runs) {
+    if (!rows.contains(name))
+      throw UsageError(fmt::format("--run: '{}' is none of the models", name));
+  }
+}
+
 void compare(const CompareCommand& command, const GlobalOptions& global) {
   if (!command.reference.empty() && command.texts.empty())
     throw UsageError("--ref needs --text, on which the models are compared");
+  if (!command.report.empty()) check_writable(command.report);
   const Measurements what = read_inputs(command);
+  check_names(command, what);
   nlohmann::json rows = nlohmann::json::array();
   for (const std::string& model : command.models) {
-    if (model.ends_with(".json") && std::filesystem::is_regular_file(model)) {
+    if (is_earlier_result(model)) {
       for (nlohmann::json& row : read_rows(model)) rows.push_back(std::move(row));
     } else {
       rows.push_back(measure(command, global, parse_named(model), what));

@@ -39,6 +39,7 @@ void evaluate_perplexity(const EvalCommand& command, const GlobalOptions& global
   const std::string text = read_text(command.text);
   Runtime runtime(global);
   LoadedModel model(runtime, command.model, command.precision);
+  warn_beyond_context(model.source->config(), command.windows.ctx, "windows");
   const PerplexityResult result =
       perplexity(runtime.device(), model.transformer, *model.tokenizer, text, command.windows,
                  make_progress_sink(global.progress));
@@ -59,6 +60,7 @@ void evaluate_divergence(const EvalCommand& command, const GlobalOptions& global
   Runtime runtime(global);
   LoadedModel reference(runtime, command.reference, command.precision);
   LoadedModel model(runtime, command.model, command.precision);
+  warn_beyond_context(model.source->config(), command.windows.ctx, "windows");
   const DivergenceResult result =
       divergence(runtime.device(), reference.transformer, *reference.tokenizer, model.transformer,
                  *model.tokenizer, text, command.windows, make_progress_sink(global.progress));
@@ -97,6 +99,7 @@ void print_task(const ChoiceTaskResult& result) {
 
 void evaluate_tasks(const EvalCommand& command, const GlobalOptions& global) {
   check_model_exists(command.model);
+  if (!command.items.empty()) check_writable(command.items);
   const std::vector<ChoiceTask> tasks = read_tasks(command.tasks);
   Runtime runtime(global);
   LoadedModel model(runtime, command.model, command.precision);

@@ -28,10 +28,12 @@ void print_line(std::string_view text) {
   print("\n");
 }
 
-void print_json(const nlohmann::json& value) {
+std::string json_text(const nlohmann::json& value) {
   // Replacement, since paths and prompts may hold malformed UTF-8.
-  print_line(value.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+  return value.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
+
+void print_json(const nlohmann::json& value) { print(json_text(value)); }
 
 void finish_output() {
   if (std::fflush(stdout) != 0) stdout_failed();

@@ -11,7 +11,9 @@ namespace d2q::cli {
 /// Writes to stdout. Throws Error{kIo}.
 void print(std::string_view text);
 void print_line(std::string_view text);
-/// One JSON object, two-space indented, numbers unrounded (shortest form that reads back the same).
+/// One JSON object, two-space indented, numbers unrounded (shortest form that reads back the same);
+/// malformed UTF-8 in its texts is replaced.
+std::string json_text(const nlohmann::json& value);
 void print_json(const nlohmann::json& value);
 
 /// Flushes stdout. Throws Error{kIo} when what was printed could not be written.

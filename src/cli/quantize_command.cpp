@@ -18,6 +18,7 @@
 #include "cli/runtime.h"
 #include "cli/usage.h"
 #include "d2quant/version.h"
+#include "kernels/cpu/machine_speed.h"
 #include "quant/options.h"
 #include "quant/pipeline.h"
 #include "report/quantization_page.h"
@@ -145,15 +146,26 @@ QuantizeOptions make_options(const QuantizeCommand& command, const Device& devic
   return options;
 }
 
-void print_plan(const QuantizeCommand& command, const QuantizePlan& plan) {
+/// Seconds that the counted work takes at the speed of this machine's dense products, measured now;
+/// nothing where a GPU does them.
+std::optional<double> floor_seconds(Runtime& runtime, const QuantizeOptions& options,
+                                    const QuantizePlan& plan) {
+  if (runtime.on_gpu() || plan.floor_flops == 0.0) return std::nullopt;
+  return plan.floor_flops / gemm_flops(runtime.pool(), options.products);
+}
+
+void print_plan(const QuantizeCommand& command, const QuantizePlan& plan,
+                std::optional<double> seconds) {
   if (command.json) {
-    return print_json({{"bits_per_weight", plan.bits_per_weight},
-                       {"output_bytes", plan.output_bytes},
-                       {"peak_memory_bytes", plan.peak_memory_bytes},
-                       {"host_activation_bytes", plan.placement.host_bytes},
-                       {"chunk_tokens", plan.placement.chunk_tokens},
-                       {"end_tune_kept_blocks", plan.end_tune_kept_blocks},
-                       {"floor_flops", plan.floor_flops}});
+    nlohmann::json json = {{"bits_per_weight", plan.bits_per_weight},
+                           {"output_bytes", plan.output_bytes},
+                           {"peak_memory_bytes", plan.peak_memory_bytes},
+                           {"host_activation_bytes", plan.placement.host_bytes},
+                           {"chunk_tokens", plan.placement.chunk_tokens},
+                           {"end_tune_kept_blocks", plan.end_tune_kept_blocks},
+                           {"floor_flops", plan.floor_flops}};
+    if (seconds) json["floor_seconds"] = *seconds;
+    return print_json(json);
   }
   print_line(fmt::format("bits per weight  {:.3f} (quantized linears, scales included)",
                          plan.bits_per_weight));
@@ -167,11 +179,25 @@ void print_plan(const QuantizeCommand& command, const QuantizePlan& plan) {
   }
   print_line(
       fmt::format("work             {:.3g} floating-point operations at least", plan.floor_flops));
+  if (!seconds) return;
+  print_line(
+      fmt::format("time             {} at least, at the {:.0f} GFLOP/s of plain products here",
+                  format_duration(*seconds), 1e-9 * plan.floor_flops / *seconds));
+}
+
+bool json_to_stdout(const QuantizeCommand& command) {
+  return command.json && (command.json->empty() || *command.json == "-");
+}
+
+/// Before the work: a report that cannot be written at its end would be lost.
+void check_report_files(const QuantizeCommand& command) {
+  if (!command.report.empty()) check_writable(command.report);
+  if (command.json && !json_to_stdout(command)) check_writable(*command.json);
 }
 
 void print_report(const QuantizeCommand& command, const nlohmann::json& report) {
-  if (command.json && (command.json->empty() || *command.json == "-")) return print_json(report);
-  if (command.json) write_file_atomically(*command.json, report.dump(2) + "\n");
+  if (json_to_stdout(command)) return print_json(report);
+  if (command.json) write_file_atomically(*command.json, json_text(report));
   print_line(fmt::format("{}: {:.3f} bits per weight, {:.1f} s, peak memory {}", command.output,
                          report.at("bits_per_weight").get<double>(),
                          report.at("seconds").get<double>(),
@@ -184,12 +210,17 @@ void print_report(const QuantizeCommand& command, const nlohmann::json& report) 
                          sanity["tokens"].get<int64_t>(), sanity["seconds"].get<double>()));
 }
 
-/// Writes the folder and returns the report. An interruption says how to go on.
+/// Writes the folder, checked and with its model card, and returns the report. An interruption says
+/// how to go on.
 nlohmann::json quantize_to_folder(const QuantizeCommand& command, const QuantizeOptions& options,
                                   Runtime& runtime, const ProgressSink& progress) {
+  const auto check = [&](const std::filesystem::path& folder, nlohmann::json& report) {
+    check_result(runtime, command.model, folder, options, progress, report);
+    write_model_card(command.model, command.output, folder, report);
+  };
   try {
     return quantize(command.model, command.output, options, runtime.group(), runtime.pool(),
-                    progress);
+                    progress, check);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kInterrupted) throw;
     fail(ErrorCode::kInterrupted,
@@ -205,13 +236,15 @@ void quantize_model(const QuantizeCommand& command, const GlobalOptions& global)
   limit_gpu_memory(runtime, command.gpu_memory);
   const QuantizeOptions options = as_usage([&] { return make_options(command, runtime.device()); });
   if (command.dry_run) {
-    return print_plan(command,
-                      plan_quantization(command.model, options, MemoryBudget::of(runtime.group())));
+    const QuantizePlan plan =
+        plan_quantization(command.model, options, MemoryBudget::of(runtime.group()));
+    return print_plan(command, plan, floor_seconds(runtime, options, plan));
   }
   const ProgressSink progress = make_progress_sink(global.progress);
+  check_report_files(command);
+  warn_beyond_context(open_model(command.model)->config(), options.sequence_length,
+                      "calibration windows");
   nlohmann::json report = quantize_to_folder(command, options, runtime, progress);
-  check_result(runtime, command.model, command.output, options, progress, report);
-  write_model_card(command.model, command.output, report);
   if (!command.report.empty()) {
     add_weight_ranges(runtime.pool(), command.model, report);
     write_file_atomically(command.report, make_quantization_page(report));
@@ -344,7 +377,8 @@ void add_quantize_command(CLI::App& app, Program& program) {
                        "bf16 where the device is faster with it, else f32");
   add_gpus_option(quantize, command->gpus);
   add_gpu_memory_option(quantize, command->gpu_memory);
-  quantize.add_flag("--dry-run", command->dry_run, "Print size, memory and work, and stop");
+  quantize.add_flag("--dry-run", command->dry_run,
+                    "Print size, memory, work and the least time that it takes, and stop");
   quantize.add_flag("--resume", command->resume,
                     "Go on from the blocks that a stopped run finished");
   quantize.add_flag("--overwrite", command->overwrite, "Replace an existing output folder");

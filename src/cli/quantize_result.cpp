@@ -44,12 +44,12 @@ nlohmann::json finite_or_null(double value) {
 }  // namespace
 
 void check_result(Runtime& runtime, const std::filesystem::path& model,
-                  const std::filesystem::path& output, const QuantizeOptions& options,
+                  const std::filesystem::path& folder, const QuantizeOptions& options,
                   const ProgressSink& progress, nlohmann::json& report) {
   if (options.calibration.empty()) return;
   const HeldOutWindows windows = windows_for(runtime, model, options, progress);
   if (windows.length < 2) return;
-  const SanityResult result = check_sanity(runtime.device(), open_model(model), open_model(output),
+  const SanityResult result = check_sanity(runtime.device(), open_model(model), open_model(folder),
                                            windows.ids, windows.length, options.products, progress);
   report["sanity"] = {{"original_perplexity", result.original_perplexity},
                       {"perplexity", finite_or_null(result.perplexity)},
@@ -81,17 +81,17 @@ void add_weight_ranges(ThreadPool& pool, const std::filesystem::path& model,
 }
 
 void write_model_card(const std::filesystem::path& model, const std::filesystem::path& output,
-                      const nlohmann::json& report) {
+                      const std::filesystem::path& folder, const nlohmann::json& report) {
   const ModelOrigin origin = read_model_origin(model);
   ModelCardFacts facts;
   facts.name = (output.has_filename() ? output : output.parent_path()).filename().string();
   facts.base_model = origin.name;
   facts.license = origin.license;
   for (const std::filesystem::path& file : origin.license_files) {
-    write_file_atomically(output / file.filename(), read_file(file, kMaxLicenseBytes));
+    write_file_atomically(folder / file.filename(), read_file(file, kMaxLicenseBytes));
     facts.license_files.push_back(file.filename().string());
   }
-  write_file_atomically(output / "README.md", make_model_card(facts, report));
+  write_file_atomically(folder / "README.md", make_model_card(facts, report));
 }
 
 std::string collapse_of(const nlohmann::json& report) {

@@ -11,10 +11,10 @@
 
 namespace d2q::cli {
 
-/// Compares the packed folder with the original on a few held-out windows of the calibration text
-/// and adds "sanity" to `report`; without a text nothing is added.
+/// Compares the packed model in `folder` with the original on a few held-out windows of the
+/// calibration text and adds "sanity" to `report`; without a text nothing is added.
 void check_result(Runtime& runtime, const std::filesystem::path& model,
-                  const std::filesystem::path& output, const QuantizeOptions& options,
+                  const std::filesystem::path& folder, const QuantizeOptions& options,
                   const ProgressSink& progress, nlohmann::json& report);
 
 /// Adds "weight_range" of the original's weights to each linear of `report`, which reads them once
@@ -22,9 +22,10 @@ void check_result(Runtime& runtime, const std::filesystem::path& model,
 void add_weight_ranges(ThreadPool& pool, const std::filesystem::path& model,
                        nlohmann::json& report);
 
-/// Writes README.md into the packed folder, and the original's licence files beside it.
+/// Writes README.md into `folder`, where the packed model `output` lies until it gets its name, and
+/// the original's licence files beside it.
 void write_model_card(const std::filesystem::path& model, const std::filesystem::path& output,
-                      const nlohmann::json& report);
+                      const std::filesystem::path& folder, const nlohmann::json& report);
 
 /// Why the result is unusable, or "".
 std::string collapse_of(const nlohmann::json& report);

@@ -56,13 +56,11 @@ void generate_text(RunCommand& command, const GlobalOptions& global) {
   LoadedModel model(runtime, command.model, fast_products(runtime, command.precision));
   const ModelConfig& config = model.source->config();
   const auto prompt = model.tokenizer->encode(command.prompt, /*add_special=*/true);
-  int64_t context =
-      static_cast<int64_t>(prompt.size()) + std::max<int64_t>(command.options.max_tokens, 1);
-  if (command.context > 0) context = command.context;
-  if (config.max_positions > 0) context = std::min(context, config.max_positions);
+  const int64_t context = context_length(
+      config, command.context,
+      static_cast<int64_t>(prompt.size()) + std::max<int64_t>(command.options.max_tokens, 1));
   if (!command.ignore_eos) command.options.stop_tokens = config.eos_tokens;
-  const auto sequence = make_sequence(runtime.device(), model.transformer,
-                                      std::max<int64_t>(context, 1), command.cache);
+  const auto sequence = make_sequence(runtime.device(), model.transformer, context, command.cache);
   const GenerateResult result =
       generate(*sequence, *model.tokenizer, prompt, command.options, [&](std::string_view piece) {
         if (!command.json) {
@@ -107,10 +105,12 @@ void add_run_command(CLI::App& app, Program& program) {
   add_cache_option(run, command->cache);
   add_precision_option(run, command->precision,
                        "bf16 where the device is faster with it, else f32");
-  run.add_option("--logprobs", command->options.n_log_probabilities,
-                 "With --json: log-probabilities of each token and of the N best ones")
-      ->check(CLI::Range(0, 1000));
-  run.add_flag("--json", command->json, "Print one JSON object when done, numbers unrounded");
+  CLI::Option* logprobs =
+      run.add_option("--logprobs", command->options.n_log_probabilities,
+                     "With --json: log-probabilities of each token and of the N best ones")
+          ->check(CLI::Range(0, 1000));
+  logprobs->needs(
+      run.add_flag("--json", command->json, "Print one JSON object when done, numbers unrounded"));
   run.callback([command, &program] {
     program.action = [command, &program] { generate_text(*command, program.global); };
   });

@@ -1,10 +1,14 @@
 #include "cli/runtime.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <limits>
 #include <map>
 #include <system_error>
 
 #include "base/error.h"
+#include "cli/progress_line.h"
 #include "cli/usage.h"
 
 namespace d2q::cli {
@@ -121,6 +125,21 @@ DType fast_products(Runtime& runtime, const std::string& precision) {
   const bool bf16 =
       precision == "bf16" || (precision == "auto" && runtime.device().has_fast_bf16());
   return bf16 ? DType::kBF16 : DType::kF32;
+}
+
+int64_t context_length(const ModelConfig& config, int64_t requested, int64_t automatic) {
+  const int64_t most = config.max_positions;
+  if (requested > most) {
+    throw UsageError(
+        fmt::format("--ctx {}: more than the model's context of {} tokens", requested, most));
+  }
+  return requested > 0 ? requested : std::clamp<int64_t>(automatic, 1, most);
+}
+
+void warn_beyond_context(const ModelConfig& config, int64_t tokens, const std::string& windows) {
+  if (tokens <= config.max_positions) return;
+  warn(fmt::format("{} of {} tokens are longer than the model's context of {}", windows, tokens,
+                   config.max_positions));
 }
 
 LoadedModel::LoadedModel(Runtime& runtime, const std::filesystem::path& path,

@@ -56,6 +56,14 @@ void add_cache_option(CLI::App& command, CacheType& cache);
 /// What `--precision` says where auto is the faster one: for generating, not for measuring quality.
 DType fast_products(Runtime& runtime, const std::string& precision);
 
+/// Tokens of context to make room for: `requested` (`--ctx`), or where that is 0 `automatic`, as
+/// far as the model has positions. Throws UsageError when more are requested than it has.
+int64_t context_length(const ModelConfig& config, int64_t requested, int64_t automatic);
+
+/// Warns where `windows` of `tokens` tokens go beyond the positions that the model is made for:
+/// figures are then those of a model out of its depth.
+void warn_beyond_context(const ModelConfig& config, int64_t tokens, const std::string& windows);
+
 /// A model with its tokenizer, ready to run; precision auto is bf16 on a GPU, else f32.
 struct LoadedModel {
   LoadedModel(Runtime& runtime, const std::filesystem::path& path, DType products);

@@ -249,7 +249,10 @@ class GgufExport {
 
 nlohmann::json export_gguf(const fs::path& path, const fs::path& output,
                            const GgufExportOptions& options, const ProgressSink& progress) {
-  if (fs::exists(output) && (!options.overwrite || fs::is_directory(output))) {
+  check_is_not_the_model(output, path);
+  if (fs::is_directory(output))
+    fail(ErrorCode::kInvalidArgument, "{}: a folder, expected a file to write", output.string());
+  if (fs::exists(output) && !options.overwrite) {
     fail(ErrorCode::kInvalidArgument,
          "{}: exists already; choose another --output or pass --overwrite", output.string());
   }

@@ -84,6 +84,7 @@ std::vector<std::vector<PortableTensor>> cut_shards(const std::vector<PortableTe
 
 json export_hf(const std::filesystem::path& path, const std::filesystem::path& output,
                const HfExportOptions& options, const ProgressSink& progress) {
+  check_is_not_the_model(output, path);
   const std::shared_ptr<const WeightSource> source = open_model(path);
   const PortableModel model(source, ExportTarget::kHuggingFace, options.drop_shifts);
   StagedFolder folder(output, options.overwrite);

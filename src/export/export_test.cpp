@@ -260,8 +260,39 @@ TEST_F(ExportTest, NothingElseIsReplaced) {
                    "not a model folder");
   GgufExportOptions gguf;
   D2Q_EXPECT_ERROR(export_gguf(model, out("other"), gguf, {}), ErrorCode::kInvalidArgument,
-                   "exists already");
+                   "a folder, expected a file");
   EXPECT_TRUE(fs::exists(out("other") / "notes.txt"));
+  // A clone, say: what has folders in it was not exported.
+  fs::create_directories(out("clone") / ".git");
+  folder_.write("clone/config.json", "{}");
+  D2Q_EXPECT_ERROR(export_hf(model, out("clone"), in_f32(), {}), ErrorCode::kInvalidArgument,
+                   "not a model folder");
+}
+
+TEST_F(ExportTest, TheModelThatIsExportedIsNotReplaced) {
+  const fs::path model = write_model(test::small_config("llama"), {});
+  D2Q_EXPECT_ERROR(export_hf(model, model / "", in_f32(), {}), ErrorCode::kInvalidArgument,
+                   "is the model");
+  D2Q_EXPECT_ERROR(export_hf(model, model.parent_path(), in_f32(), {}), ErrorCode::kInvalidArgument,
+                   "holds the model");
+  export_gguf(model, out("m.gguf"), in_gguf(GgufType::kF32), {});
+  fs::create_symlink("m.gguf", out("link.gguf"));
+  D2Q_EXPECT_ERROR(export_gguf(out("m.gguf"), out("link.gguf"), in_gguf(GgufType::kF16), {}),
+                   ErrorCode::kInvalidArgument, "is the model");
+  EXPECT_NO_THROW(open_model(model));
+}
+
+TEST_F(ExportTest, AnUnfinishedRunBesideTheOutputStays) {
+  const fs::path model = write_model(test::small_config("llama"), {});
+  fs::create_directories(out("hf.partial"));
+  folder_.write("hf.partial/run.json", "{}");
+  HfExportOptions options = in_f32();
+  options.overwrite = false;
+  D2Q_EXPECT_ERROR(export_hf(model, out("hf"), options, {}), ErrorCode::kInvalidArgument,
+                   "unfinished run");
+  EXPECT_TRUE(fs::exists(out("hf.partial") / "run.json"));
+  export_hf(model, out("hf"), in_f32(), {});
+  EXPECT_FALSE(fs::exists(out("hf.partial")));
 }
 
 }  // namespace

@@ -6,11 +6,16 @@
 
 namespace d2q {
 
+/// Throws Error{kInvalidArgument} when writing `output` would replace `model`, which is read
+/// meanwhile and may be all that there is of it.
+void check_is_not_the_model(const std::filesystem::path& output,
+                            const std::filesystem::path& model);
+
 class StagedFolder {
  public:
   /// Files go to path(), "<final name>.partial", which is removed without commit(). Throws
-  /// Error{kInvalidArgument} when `final_path` exists and not `overwrite`, or holds anything but a
-  /// model (no config.json) and is not empty.
+  /// Error{kInvalidArgument} when it or `final_path` exists and not `overwrite`, or when
+  /// `final_path` holds anything but a model (no config.json, or folders) and is not empty.
   StagedFolder(std::filesystem::path final_path, bool overwrite);
   ~StagedFolder();
   StagedFolder(const StagedFolder&) = delete;

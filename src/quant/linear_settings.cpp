@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <regex>
+#include <vector>
 
+#include "base/error.h"
+#include "model/block_backward.h"
 #include "model/family.h"
 
 namespace d2q {
@@ -45,6 +48,28 @@ LinearSettings linear_settings(const QuantizeOptions& options, const std::string
   }
   settings.grid = grid_of(options, settings.grid.bits, is_down);
   return settings;
+}
+
+void check_patterns(const ModelConfig& config, const QuantizeOptions& options) {
+  if (options.layers.empty() && options.keep.empty()) return;
+  std::vector<std::string> names;
+  for (int64_t layer = 0; layer < config.n_layers; ++layer) {
+    for (const BlockLinear& linear : kBlockLinears) {
+      const bool absent =
+          linear.projection == Projection::kGate && !family_named(config.family).gated_mlp;
+      if (!absent) names.push_back(linear_name(config, layer, linear.name));
+    }
+  }
+  const auto check = [&](const char* option, const std::string& pattern) {
+    const std::regex regex(pattern);
+    if (std::ranges::any_of(names,
+                            [&](const auto& name) { return std::regex_search(name, regex); }))
+      return;
+    fail(ErrorCode::kInvalidArgument, "{} {}: matches none of the model's linears, {} to {}",
+         option, pattern, names.front(), names.back());
+  };
+  for (const LayerOverride& layer : options.layers) check("--layer", layer.pattern);
+  for (const std::string& pattern : options.keep) check("--keep", pattern);
 }
 
 PackedLayout packed_layout(const LinearSettings& settings, int64_t rows, int64_t cols) {

@@ -32,6 +32,10 @@ Grid grid_of(const QuantizeOptions& options, int bits, bool is_down);
 LinearSettings linear_settings(const QuantizeOptions& options, const std::string& name,
                                bool is_down);
 
+/// Throws Error{kInvalidArgument} naming a pattern of options.layers or options.keep that matches
+/// none of the model's linears: what it should have changed would silently stay as it is.
+void check_patterns(const ModelConfig& config, const QuantizeOptions& options);
+
 /// What a linear of these settings, not a kept one, is packed as.
 PackedLayout packed_layout(const LinearSettings& settings, int64_t rows, int64_t cols);
 

@@ -72,6 +72,25 @@ nlohmann::json report_in(const SafetensorsFile& file, const char* key) {
   return report;
 }
 
+/// "out/" names the same folder as "out"; the unfinished one lies beside it, not inside.
+fs::path folder_name(const fs::path& path) {
+  return path.has_filename() ? path : path.parent_path();
+}
+
+fs::path partial_name(const fs::path& path) {
+  fs::path partial = folder_name(path);
+  partial += ".partial";
+  return partial;
+}
+
+int64_t bytes_of_files(const fs::path& folder) {
+  int64_t total = 0;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.is_regular_file()) total += static_cast<int64_t>(entry.file_size());
+  }
+  return total;
+}
+
 /// Whether --overwrite may remove `path`: nothing but what this program wrote, however it was
 /// named.
 bool is_replaceable(const fs::path& path) {
@@ -88,33 +107,34 @@ void remove_folder(const fs::path& path) {
 
 }  // namespace
 
-OutputFolder::OutputFolder(fs::path path, const nlohmann::json& identity,
-                           const nlohmann::json& config, int64_t n_blocks, bool resume,
-                           bool overwrite)
-    // "out/" names the same folder as "out"; the unfinished one lies beside it, not inside.
-    : path_(path.has_filename() ? std::move(path) : path.parent_path()),
-      partial_(path_),
-      n_blocks_(n_blocks),
-      overwrite_(overwrite) {
-  partial_ += ".partial";
-  if (fs::exists(path_) && !overwrite) {
+void check_output_name(const fs::path& output, bool resume, bool overwrite) {
+  const fs::path path = folder_name(output);
+  const fs::path partial = partial_name(output);
+  if (fs::exists(path) && !overwrite) {
     fail(ErrorCode::kInvalidArgument,
-         "{}: exists already; choose another --output or pass --overwrite", path_.string());
+         "{}: exists already; choose another --output or pass --overwrite", path.string());
   }
-  if (fs::exists(path_) && !is_replaceable(path_)) {
+  if (fs::exists(path) && !is_replaceable(path)) {
     fail(ErrorCode::kInvalidArgument,
          "{}: is not a d2quant folder, and --overwrite replaces no other; choose another --output",
-         path_.string());
+         path.string());
   }
-  if (fs::exists(partial_) && !resume) {
-    if (!overwrite) {
-      fail(ErrorCode::kInvalidArgument,
-           "{}: holds an unfinished run; pass --resume to go on with it or --overwrite to start "
-           "anew",
-           partial_.string());
-    }
-    remove_folder(partial_);
+  if (fs::exists(partial) && !resume && !overwrite) {
+    fail(ErrorCode::kInvalidArgument,
+         "{}: holds an unfinished run; pass --resume to go on with it or --overwrite to start anew",
+         partial.string());
   }
+}
+
+OutputFolder::OutputFolder(const fs::path& path, const nlohmann::json& identity,
+                           const nlohmann::json& config, int64_t n_blocks, bool resume,
+                           bool overwrite)
+    : path_(folder_name(path)),
+      partial_(partial_name(path)),
+      n_blocks_(n_blocks),
+      overwrite_(overwrite) {
+  check_output_name(path_, resume, overwrite);
+  if (!resume) remove_folder(partial_);
   const fs::path identity_path = partial_ / kIdentityFile;
   if (fs::exists(identity_path)) {
     const nlohmann::json found = read_json_file(identity_path);
@@ -129,6 +149,7 @@ OutputFolder::OutputFolder(fs::path path, const nlohmann::json& identity,
            "--resume to start anew",
            partial_.string(), differing.empty() ? "its identity file" : differing);
     }
+    remove_temporaries(partial_);  // of a killed run
   } else {
     std::error_code error;
     fs::create_directories(partial_, error);
@@ -258,12 +279,16 @@ void OutputFolder::apply_tuned() const {
   }
 }
 
-void OutputFolder::finish(const nlohmann::json& report) {
+void OutputFolder::write_report(const nlohmann::json& report) const {
   write_index();
   write_file_atomically(partial_ / "d2quant.json", report.dump(2) + "\n");
+}
+
+void OutputFolder::publish() {
   std::error_code error;
   if (overwrite_ && fs::exists(path_)) {
-    fs::path old = path_;
+    // Not "<path>.old", which may be somebody's copy.
+    fs::path old = partial_;
     old += ".old";
     remove_folder(old);
     fs::rename(path_, old, error);
@@ -282,12 +307,15 @@ void OutputFolder::finish(const nlohmann::json& report) {
   sync_directory(parent.empty() ? fs::path(".") : parent);
 }
 
-int64_t OutputFolder::total_bytes() const {
-  int64_t total = 0;
-  for (const auto& entry : fs::directory_iterator(path_)) {
-    if (entry.is_regular_file()) total += static_cast<int64_t>(entry.file_size());
-  }
-  return total;
+int64_t OutputFolder::total_bytes() const { return bytes_of_files(path_); }
+
+void OutputFolder::check_space(int64_t output_bytes) const {
+  std::error_code error;
+  const fs::space_info space = fs::space(partial_, error);
+  const int64_t missing = output_bytes - bytes_of_files(partial_);
+  if (error || missing <= 0 || space.available >= static_cast<uintmax_t>(missing)) return;
+  fail(ErrorCode::kIo, "{}: {} bytes are still to be written, its disk has {} free",
+       partial_.string(), missing, space.available);
 }
 
 }  // namespace d2q

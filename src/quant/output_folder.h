@@ -19,14 +19,17 @@
 
 namespace d2q {
 
+/// Throws Error{kInvalidArgument} when `output` exists and not `overwrite` or is neither empty nor
+/// a packed folder, and when unfinished work is there and neither `resume` nor `overwrite`.
+void check_output_name(const std::filesystem::path& output, bool resume, bool overwrite);
+
 class OutputFolder {
  public:
   /// `path` is the final name; work goes on in "<path>.partial". `identity` is what must agree for
   /// a resume: options, calibration and model. `config` is written at once, so that the finished
-  /// blocks can be opened as a model. Throws Error{kInvalidArgument} when `path` exists and not
-  /// `overwrite` or is neither empty nor a packed folder, when unfinished work is there and neither
-  /// `resume` nor `overwrite`, and when the identity differs.
-  OutputFolder(std::filesystem::path path, const nlohmann::json& identity,
+  /// blocks can be opened as a model. Throws as check_output_name() does, and
+  /// Error{kInvalidArgument} when the identity differs.
+  OutputFolder(const std::filesystem::path& path, const nlohmann::json& identity,
                const nlohmann::json& config, int64_t n_blocks, bool resume, bool overwrite);
 
   const std::filesystem::path& working_path() const noexcept { return partial_; }
@@ -67,10 +70,16 @@ class OutputFolder {
   /// Puts the tensors of write_tuned() into their shards; again with the same result.
   void apply_tuned() const;
 
-  /// Writes index and d2quant.json and gives the folder its name.
-  void finish(const nlohmann::json& report);
+  /// Writes index and d2quant.json: open_model(working_path()) is then the finished model.
+  void write_report(const nlohmann::json& report) const;
+  /// Gives the folder its name; what belongs into it has to be there.
+  void publish();
 
-  /// Bytes of all files, once finished.
+  /// Throws Error{kIo} when the disk has no room for a result of `output_bytes`, less what is
+  /// there.
+  void check_space(int64_t output_bytes) const;
+
+  /// Bytes of all files, once published.
   int64_t total_bytes() const;
 
  private:

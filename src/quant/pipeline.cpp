@@ -265,7 +265,8 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
 }
 
 json quantize(const fs::path& model, const fs::path& output, const QuantizeOptions& requested,
-              DeviceGroup& group, ThreadPool& pool, const ProgressSink& progress) {
+              DeviceGroup& group, ThreadPool& pool, const ProgressSink& progress,
+              const BeforePublishing& before_publishing) {
   Device& device = group.device(0);
   const Clock::time_point start = Clock::now();
   validate(requested);
@@ -279,6 +280,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   const std::shared_ptr<const WeightSource> base = open_model(model);
   if (base->format() == "d2quant")
     fail(ErrorCode::kInvalidArgument, "{}: is quantized already", model.string());
+  check_output_name(output, options.resume, options.overwrite);
   check_windows(options, group.size());
   const QuantizePlan plan = plan_quantization(base->config(), options, MemoryBudget::of(group));
   for (int rank = 0; rank < group.size(); ++rank)
@@ -331,8 +333,10 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   identity["tool_version"] = options.tool_version;
   OutputFolder folder(output, identity, packed_config(model, options), config.n_layers,
                       options.resume, options.overwrite);
+  folder.check_space(plan.output_bytes);
 
-  GroupQuantizer quantizer(group, *source, options, plan.placement);
+  std::optional<GroupQuantizer> held_quantizer;
+  GroupQuantizer& quantizer = held_quantizer.emplace(group, *source, options, plan.placement);
   start_streams(quantizer, device, pool, *source, options, calibration.ids);
   const Family& family = family_named(config.family);
   const NormParams final_norm =
@@ -425,7 +429,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
               {"blocks", blocks}};
   for (json& block : report["blocks"]) block.erase("final_shift");
   if (end_tuning) report["end_tuning"] = *end_tuning;
-  folder.finish(report);
+  folder.write_report(report);
   phases.stop();
   report["timings"] = timings;
   report["phase_seconds"] = phases.seconds();
@@ -434,7 +438,6 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   report["device"] = group.name();
   report["threads"] = pool.n_threads();
   report["output"] = output.string();
-  report["output_bytes"] = folder.total_bytes();
   report["resumed_blocks"] = done;
   report["floor_flops"] = plan_quantization(base->config(), options).floor_flops;
   report["seconds"] = std::chrono::duration<double>(Clock::now() - start).count();
@@ -445,6 +448,10 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
                             {"host_bytes", plan.placement.host_bytes},
                             {"chunk_tokens", plan.placement.chunk_tokens}};
   }
+  held_quantizer.reset();  // its streams would stay in memory beside what comes now
+  if (before_publishing) before_publishing(folder.working_path(), report);
+  folder.publish();
+  report["output_bytes"] = folder.total_bytes();
   report_progress("quantize", config.n_layers, config.n_layers, "done");
   return report;
 }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -42,12 +43,19 @@ QuantizePlan plan_quantization(const ModelConfig& config, const QuantizeOptions&
 QuantizePlan plan_quantization(const std::filesystem::path& model, const QuantizeOptions& options,
                                const MemoryBudget& budget = {});
 
+/// What is to be done with the finished model before it gets its name, in the folder where it lies
+/// until then: whatever makes it complete. It may add to the report, which d2quant.json no longer
+/// follows.
+using BeforePublishing =
+    std::function<void(const std::filesystem::path& folder, nlohmann::json& report)>;
+
 /// Quantizes `model` into the folder `output`, which appears under its name only when complete;
 /// until then "<output>.partial" holds the finished blocks, from which `options.resume` goes on.
 /// Returns the report that is also written as d2quant.json. Throws Error.
 nlohmann::json quantize(const std::filesystem::path& model, const std::filesystem::path& output,
                         const QuantizeOptions& options, DeviceGroup& group, ThreadPool& pool,
-                        const ProgressSink& progress);
+                        const ProgressSink& progress,
+                        const BeforePublishing& before_publishing = nullptr);
 nlohmann::json quantize(const std::filesystem::path& model, const std::filesystem::path& output,
                         const QuantizeOptions& options, Device& device, ThreadPool& pool,
                         const ProgressSink& progress);

@@ -120,6 +120,48 @@ TEST_F(PipelineTest, ARunStoppedBehindItsLastBlockResumes) {
   EXPECT_EQ(files("resumed"), files("whole"));
 }
 
+TEST_F(PipelineTest, WhatAKilledRunWasWritingIsNotInTheResult) {
+  run("whole", options_);
+  D2Q_EXPECT_ERROR(run("resumed", options_, stop_at_block(1)), ErrorCode::kInterrupted, "stopped");
+  write_file_atomically(out("resumed.partial") / "model-00002-of-00003.safetensors.tmp.4711",
+                        "cut");
+  options_.resume = true;
+  run("resumed", options_);
+  EXPECT_EQ(files("resumed"), files("whole"));
+}
+
+TEST_F(PipelineTest, WhatMakesTheModelCompleteHappensBeforeItHasItsName) {
+  const auto group = make_single_group(*device_);
+  const auto write_card = [&](const fs::path& folder, nlohmann::json& report) {
+    EXPECT_FALSE(fs::exists(out("out")));
+    EXPECT_EQ(open_model(folder)->format(), "d2quant");
+    write_file_atomically(folder / "README.md", "card");
+    report["sanity"] = "checked";
+  };
+  const auto stop = [](const fs::path&, nlohmann::json&) {
+    fail(ErrorCode::kInterrupted, "stopped");
+  };
+  const auto run_with = [&](const BeforePublishing& work) {
+    return quantize(model_, out("out"), options_, *group, pool_, {}, work);
+  };
+  D2Q_EXPECT_ERROR(run_with(stop), ErrorCode::kInterrupted, "stopped");
+  EXPECT_FALSE(fs::exists(out("out")));
+  options_.resume = true;
+  EXPECT_EQ(run_with(write_card)["sanity"], "checked");
+  EXPECT_TRUE(fs::exists(out("out") / "README.md"));
+  EXPECT_FALSE(fs::exists(out("out") / "run.json"));
+}
+
+TEST_F(PipelineTest, APatternThatMatchesNothingIsRefused) {
+  QuantizeOptions kept = options_;
+  kept.keep = {"down_proj", "lm_head"};
+  D2Q_EXPECT_ERROR(run("out", kept), ErrorCode::kInvalidArgument, "--keep lm_head");
+  QuantizeOptions other = options_;
+  other.layers = {{"layers\\.7\\.", 3, 0}};
+  D2Q_EXPECT_ERROR(plan_quantization(model_, other), ErrorCode::kInvalidArgument, "--layer");
+  EXPECT_FALSE(fs::exists(out("out.partial")));
+}
+
 TEST_F(PipelineTest, RefusesToResumeWithOtherSettings) {
   D2Q_EXPECT_ERROR(run("out", options_, stop_at_block(1)), ErrorCode::kInterrupted, "stopped");
   D2Q_EXPECT_ERROR(run("out", options_), ErrorCode::kInvalidArgument, "--resume");
@@ -157,9 +199,11 @@ TEST_F(PipelineTest, ReplacesAnExistingFolderOnlyWhenTold) {
   D2Q_EXPECT_ERROR(run("out", options_), ErrorCode::kInvalidArgument, "--overwrite");
   EXPECT_EQ(files("out"), before);
   options_.overwrite = true;
+  fs::create_directory(out("out.old"));  // somebody's copy
   run("out", options_);
   EXPECT_NE(files("out"), before);
-  EXPECT_FALSE(fs::exists(out("out.old")));
+  EXPECT_TRUE(fs::exists(out("out.old")));
+  EXPECT_FALSE(fs::exists(out("out.partial.old")));
   EXPECT_FALSE(fs::exists(out("out.partial")));
 }
 

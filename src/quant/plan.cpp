@@ -267,6 +267,7 @@ QuantizePlan plan_quantization(const std::filesystem::path& model, const Quantiz
 QuantizePlan plan_quantization(const ModelConfig& c, const QuantizeOptions& options,
                                const MemoryBudget& budget) {
   validate(options);
+  check_patterns(c, options);
   const bool gated = family_named(c.family).gated_mlp;
   QuantizePlan plan;
   double weights = 0.0;

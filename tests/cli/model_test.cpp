@@ -163,9 +163,11 @@ TEST_F(ModelCommands, InspectListsEveryTensor) {
 }
 
 TEST_F(ModelCommands, DryRunPrintsThePlanAndWritesNothing) {
-  const auto json = parse(run_d2quant(quantize_arguments({"--dry-run", "--json"})));
+  const auto json =
+      parse(run_d2quant(quantize_arguments({"--device", "cpu", "--dry-run", "--json"})));
   EXPECT_GT(json.at("bits_per_weight").get<double>(), 2.0);
   EXPECT_GT(json.at("peak_memory_bytes").get<int64_t>(), 0);
+  EXPECT_GT(json.at("floor_seconds").get<double>(), 0.0);
   EXPECT_FALSE(std::filesystem::exists(output_));
 }
 
@@ -272,6 +274,31 @@ TEST_F(ModelCommands, ACollapsedResultFailsUnlessForced) {
   EXPECT_NE(accepted.err.find("WARNING"), std::string::npos) << accepted.err;
 }
 
+TEST_F(ModelCommands, AReportThatCannotBeWrittenFailsBeforeTheWork) {
+  const std::string nowhere = (folder_.path() / "none" / "report").string();
+  for (const char* option : {"--json", "--report"}) {
+    const auto result = run_d2quant(quantize_arguments({option, nowhere}));
+    EXPECT_EQ(result.exit_code, 1);
+    EXPECT_NE(result.err.find("cannot be created"), std::string::npos) << result.err;
+  }
+  EXPECT_FALSE(std::filesystem::exists(output_));
+  EXPECT_FALSE(std::filesystem::exists(output_ + ".partial"));
+}
+
+TEST_F(ModelCommands, MoreTokensThanTheModelsContextAreNotSilent) {
+  const auto refused = run_d2quant({"run", model_, "-p", "x", "--ctx", "513"});
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_NE(refused.err.find("context of 512"), std::string::npos) << refused.err;
+  const auto warned = run_d2quant({"eval", "ppl", model_, "--text", text_, "--ctx", "513"});
+  EXPECT_EQ(warned.exit_code, 0);
+  EXPECT_NE(warned.err.find("WARNING"), std::string::npos) << warned.err;
+  EXPECT_EQ(run_d2quant({"eval", "ppl", model_, "--text", text_, "--ctx", "512"}).err, "");
+  const auto calibrated = run_d2quant({"quantize", model_, "-o", output_, "--calib", calibration_,
+                                       "--samples", "1", "--seq", "1024", "--preset", "paper"});
+  EXPECT_NE(calibrated.err.find("calibration windows of 1024"), std::string::npos)
+      << calibrated.err;
+}
+
 TEST_F(ModelCommands, DivergenceOfAModelFromItselfIsZero) {
   const auto json = parse(run_d2quant({"eval", "kld", model_, "--ref", model_, "--text", text_,
                                        "--ctx", "128", "--windows", "3", "--json"}));
@@ -341,6 +368,19 @@ TEST_F(ModelCommands, CompareMakesOneTableInEveryFormat) {
   const auto csv = run_d2quant({"compare", earlier, "--format", "csv"});
   EXPECT_NE(csv.out.find("\r\noriginal,32.0,"), std::string::npos) << csv.out;
   EXPECT_EQ(run_d2quant({"compare", model_, "--format", "xml"}).exit_code, 2);
+}
+
+TEST_F(ModelCommands, CompareRefusesNamesThatHideOneAnother) {
+  const auto refused = [&](std::vector<std::string> arguments, const std::string& what) {
+    arguments.insert(arguments.begin(), {"compare", "a=" + model_});
+    const auto result = run_d2quant(arguments);
+    EXPECT_EQ(result.exit_code, 2);
+    EXPECT_NE(result.err.find(what), std::string::npos) << result.err;
+  };
+  refused({"a=" + model_}, "'a' is named twice");
+  refused({"--text", "t=" + text_, "--text", "t=" + calibration_}, "'t' is named twice");
+  const std::string report = folder_.write("q.json", R"({"seconds": 1.0, "peak_memory_bytes": 1})");
+  refused({"--run", "b=" + report}, "'b' is none of the models");
 }
 
 }  // namespace

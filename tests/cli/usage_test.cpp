@@ -46,6 +46,7 @@ TEST(CommandLine, WrongUsageExitsWithTwo) {
   expect_failure(run_d2quant({"info", "--isa", "mmx"}), 2, "--isa");
   expect_failure(run_d2quant({"info", "--threads", "-3"}), 2, "--threads");
   expect_failure(run_d2quant({"quantize", "model"}), 2, "--output");
+  expect_failure(run_d2quant({"run", "model", "-p", "x", "--logprobs", "2"}), 2, "--json");
 }
 
 TEST(CommandLine, MissingFilesExitWithOneAndAreNamed) {
