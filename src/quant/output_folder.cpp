@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <iterator>
 #include <map>
 #include <span>
@@ -29,14 +30,15 @@ constexpr const char* kTunedFile = "end_tuning.safetensors";
 constexpr const char* kTunedReportKey = "d2quant.end_tuning";
 
 std::vector<std::byte> to_half_bytes(const Matrix<float>& matrix, const std::string& name) {
-  std::vector<Half> halves(static_cast<size_t>(matrix.size()));
+  std::vector<std::byte> bytes(static_cast<size_t>(matrix.size()) * sizeof(Half));
   for (int64_t i = 0; i < matrix.size(); ++i) {
-    halves[static_cast<size_t>(i)] = to_half(matrix.data()[i]);
-    if (!std::isfinite(to_float(halves[static_cast<size_t>(i)]))) {
+    const Half half = to_half(matrix.data()[i]);
+    if (!std::isfinite(to_float(half))) {
       fail(ErrorCode::kNumeric, "{}: value {} at {} does not fit fp16", name, matrix.data()[i], i);
     }
+    std::memcpy(bytes.data() + static_cast<size_t>(i) * sizeof(Half), &half, sizeof(Half));
   }
-  return to_bytes(std::span<const Half>(halves));
+  return bytes;
 }
 
 void add_packed(const std::string& weight, const PackedLinear& packed,
@@ -215,22 +217,34 @@ void OutputFolder::write_index_of_finished_blocks() const {
 }
 
 void OutputFolder::write_rest(const std::vector<RestTensor>& rest) {
-  std::vector<ShardTensor> tensors;
+  std::vector<SafetensorsSpec> specs;
   std::map<std::string, std::string> metadata;
   for (const RestTensor& tensor : rest) {
-    if (tensor.packed) {
-      add_packed(tensor.name, *tensor.packed, tensors, metadata);
+    if (!tensor.packed) {
+      specs.push_back(tensor.spec);
       continue;
     }
-    const Matrix<float>& values = tensor.values;
-    const std::vector<int64_t> shape = values.rows() == 1
-                                           ? std::vector<int64_t>{values.cols()}
-                                           : std::vector<int64_t>{values.rows(), values.cols()};
-    tensors.push_back(
-        {{tensor.name, tensor.half ? SafetensorsType::kF16 : SafetensorsType::kF32, shape},
-         tensor.half ? to_half_bytes(values, tensor.name) : to_bytes(values.span())});
+    std::ranges::copy(packed_specs(tensor.spec.name, tensor.packed->layout),
+                      std::back_inserter(specs));
+    metadata[packed_layout_key(tensor.spec.name)] = packed_layout_to_string(tensor.packed->layout);
   }
-  write_shard(partial_ / shard_name(n_blocks_), tensors, metadata);
+  SafetensorsWriter writer(partial_ / shard_name(n_blocks_), specs, metadata);
+  size_t next = 0;
+  for (const RestTensor& tensor : rest) {
+    const std::string& name = specs[next++].name;
+    if (tensor.packed) {
+      writer.write(name, std::as_bytes(std::span(tensor.packed->codes)));
+      writer.write(specs[next++].name, std::as_bytes(std::span(tensor.packed->scales)));
+      continue;
+    }
+    const Matrix<float> values = tensor.load();
+    if (tensor.spec.type == SafetensorsType::kF16) {
+      writer.write(name, to_half_bytes(values, name));
+    } else {
+      writer.write(name, std::as_bytes(values.span()));
+    }
+  }
+  writer.finish();
 }
 
 void OutputFolder::write_index() const {

@@ -49,11 +49,11 @@ class OutputFolder {
 
   /// A tensor of the last shard: embedding, final norm, head.
   struct RestTensor {
-    std::string name;
-    Matrix<float> values;
-    bool half = false;                   // f16, else f32
-    std::optional<PackedLinear> packed;  // in place of values
+    SafetensorsSpec spec;                 // kF16 or kF32; of packed weights only the name
+    std::function<Matrix<float>()> load;  // its values: the embedding's need not be all in memory
+    std::optional<PackedLinear> packed;   // in place of values
   };
+  /// Holds the values of one tensor at a time.
   void write_rest(const std::vector<RestTensor>& tensors);
 
   /// Makes the whole model readable through open_model(working_path()).

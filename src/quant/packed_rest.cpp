@@ -45,38 +45,39 @@ std::vector<OutputFolder::RestTensor> packed_rest(Device& device, ThreadPool& po
                                                   const WeightSource& source,
                                                   const QuantizeOptions& options,
                                                   const std::vector<float>& final_shift) {
-  const auto stored = [&](const std::string& name, int bits) {
-    OutputFolder::RestTensor tensor{name, source.load(name), true, std::nullopt};
-    if (bits != 16) {
-      tensor.packed = round_to_packed(device, pool, tensor.values, bits, options.group_size);
-      tensor.values = Matrix<float>();
-    }
-    return tensor;
-  };
-  const ModuleNames& modules = family_named(source.config().family).modules;
-  const std::string final_norm(modules.final_norm.hf);
+  const ModelConfig& config = source.config();
+  const Family& family = family_named(config.family);
+  const ModuleNames& modules = family.modules;
   std::vector<OutputFolder::RestTensor> rest;
-  const std::string embedding = std::string(modules.embedding.hf) + ".weight";
-  rest.push_back(stored(embedding, options.embed_bits));
-  if (!modules.positions.hf.empty()) {
-    const std::string positions = std::string(modules.positions.hf) + ".weight";
-    rest.push_back({positions, source.load(positions), true, {}});
-  }
-  rest.push_back({final_norm + ".weight", source.load(final_norm + ".weight"), false, {}});
+  const auto add = [&](const std::string& name, SafetensorsType type, std::vector<int64_t> shape) {
+    rest.push_back({{name, type, std::move(shape)},
+                    [&source, name] { return source.load(name); },
+                    std::nullopt});
+  };
+  const auto add_table = [&](std::string_view module, int64_t rows, int bits) {
+    const std::string name = std::string(module) + ".weight";
+    add(name, SafetensorsType::kF16, {rows, config.hidden_size});
+    if (bits != 16) {
+      rest.back().packed =
+          round_to_packed(device, pool, source.load(name), bits, options.group_size);
+    }
+  };
+  add_table(modules.embedding.hf, config.vocab_size, options.embed_bits);
+  if (!modules.positions.hf.empty())
+    add_table(modules.positions.hf, config.max_positions + family.position_offset, 16);
+  const std::string final_norm(modules.final_norm.hf);
   const std::string bias = final_norm + ".bias";
-  if (!final_shift.empty()) {
-    Matrix<float> values = source.has(bias)
-                               ? source.load(bias)
-                               : Matrix<float>(1, static_cast<int64_t>(final_shift.size()), true);
-    for (size_t j = 0; j < final_shift.size(); ++j) values.data()[j] += final_shift[j];
-    rest.push_back({bias, std::move(values), false, {}});
-  } else if (source.has(bias)) {
-    rest.push_back({bias, source.load(bias), false, {}});
+  add(final_norm + ".weight", SafetensorsType::kF32, {config.hidden_size});
+  if (!final_shift.empty() || source.has(bias)) {
+    add(bias, SafetensorsType::kF32, {config.hidden_size});
+    rest.back().load = [&source, bias, final_shift] {
+      Matrix<float> values = source.has(bias) ? source.load(bias)
+                                              : Matrix<float>(1, source.config().hidden_size, true);
+      for (size_t j = 0; j < final_shift.size(); ++j) values.data()[j] += final_shift[j];
+      return values;
+    };
   }
-  if (!source.config().tied_embeddings) {
-    const std::string head = std::string(modules.head.hf) + ".weight";
-    rest.push_back(stored(head, options.head_bits));
-  }
+  if (!config.tied_embeddings) add_table(modules.head.hf, config.vocab_size, options.head_bits);
   return rest;
 }
 

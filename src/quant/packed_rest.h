@@ -23,7 +23,8 @@ InputEmbedding stored_embedding(Device& device, ThreadPool& pool, const InputEmb
                                 const QuantizeOptions& options);
 
 /// Embedding, learned positions, final norm and, where it is not tied, the head of the prepared
-/// model. `final_shift` is added to the final norm's shift; may be empty.
+/// model, whose values are read from `source` when they are written. `final_shift` is added to the
+/// final norm's shift; may be empty.
 std::vector<OutputFolder::RestTensor> packed_rest(Device& device, ThreadPool& pool,
                                                   const WeightSource& source,
                                                   const QuantizeOptions& options,

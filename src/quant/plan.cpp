@@ -21,8 +21,9 @@ namespace {
 
 /// Of a budget that tuning at the end leaves alone: its estimate is a sum of many terms.
 constexpr int64_t kSpareShare = 16;
-constexpr int64_t kRoundedRows = 16384;   // of the embedding at a time (round_to_packed)
-constexpr int64_t kCheckedTokens = 2048;  // that a result is checked on, in windows of a quarter
+constexpr int64_t kRoundedRows = 16384;  // of the embedding at a time (round_to_packed)
+constexpr int64_t kCheckedWindows = 4;   // that a result is checked on
+constexpr int64_t kCheckedLength = 512;  // of one of them, at most
 
 struct LinearShape {
   const char* projection;
@@ -251,9 +252,10 @@ MemoryNeeds memory_needs(const ModelConfig& c, const QuantizeOptions& options,
     needs.block_bytes = std::max(
         needs.block_bytes, 8 * block_weights + std::max(40 * square, 32 * (square + shape.size())));
   }
+  const int64_t checked = kCheckedWindows * std::min(options.sequence_length, kCheckedLength);
   // The result is checked on a few windows: embedding, head, a block, logits of one window.
   needs.end_bytes = std::max(slice, (4 + element) * embedding + 8 * block_weights +
-                                        kCheckedTokens * (c.vocab_size + 24 * d + 12 * f));
+                                        checked * (c.vocab_size + 24 * d + 12 * f));
   return needs;
 }
 
@@ -314,9 +316,10 @@ QuantizePlan plan_quantization(const ModelConfig& c, const QuantizeOptions& opti
   needs.tokens =
       (options.samples + budget.n_devices - 1) / budget.n_devices * options.sequence_length;
   needs.block_bytes = std::max(needs.block_bytes, tuning_bytes);
+  const int64_t check_bytes = options.calibration.empty() ? 0 : needs.end_bytes;
   if (!BlockQuantizer::needs_statistics(options)) {
     plan.placement = place_streams(needs, budget.chunk_tokens, budget.bytes);
-    plan.peak_memory_bytes = 4 * (embedding + positions);  // the embedding in hand, f32
+    plan.peak_memory_bytes = std::max(6 * (embedding + positions), check_bytes);
     return plan;
   }
   const bool tunes = tuning_bytes > 0;
@@ -334,7 +337,11 @@ QuantizePlan plan_quantization(const ModelConfig& c, const QuantizeOptions& opti
   const int64_t blocks_memory =
       needs.tokens * streams + std::max(4 * (embedding + positions),
                                         needs.tokens * caches + std::max(solving, tuning_bytes));
-  plan.peak_memory_bytes = blocks_memory;
+  // The embedding while it is read, in the host's memory and the device's, and beside the streams
+  // that it begins; the head while it is written.
+  plan.peak_memory_bytes =
+      std::max({blocks_memory, 8 * (embedding + positions),
+                needs.tokens * streams + 6 * (embedding + positions), check_bytes});
   plan.floor_flops = static_cast<double>(all_tokens) * static_cast<double>(c.n_layers) *
                          flops_per_token(c, options, gated) +
                      tuning_flops;
