@@ -242,8 +242,10 @@ void quantize_model(const QuantizeCommand& command, const GlobalOptions& global)
   }
   const ProgressSink progress = make_progress_sink(global.progress);
   check_report_files(command);
-  warn_beyond_context(open_model(command.model)->config(), options.sequence_length,
-                      "calibration windows");
+  if (options.method != QuantMethod::kRtn) {
+    warn_beyond_context(open_model(command.model)->config(), options.sequence_length,
+                        "calibration windows");
+  }
   nlohmann::json report = quantize_to_folder(command, options, runtime, progress);
   if (!command.report.empty()) {
     add_weight_ranges(runtime.pool(), command.model, report);
