@@ -24,7 +24,9 @@ struct ContinuationOptions {
 };
 
 /// A model on the CPU. Used from one thread at a time. Wrong files and arguments throw an exception
-/// derived from std::runtime_error whose what() is one sentence.
+/// derived from std::runtime_error whose what() is one sentence. A signal handler of the program
+/// has to run on a stack of its own (sigaltstack, SA_ONSTACK): dense products use the stack pointer
+/// for something else.
 class LanguageModel {
  public:
   /// `path`: a Hugging Face folder, a GGUF file or a d2quant folder.

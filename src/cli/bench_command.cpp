@@ -9,6 +9,7 @@
 
 #include "cli/bench_quantize_command.h"
 #include "cli/commands.h"
+#include "cli/interrupt.h"
 #include "cli/output.h"
 #include "cli/runtime.h"
 #include "cli/usage.h"
@@ -136,6 +137,7 @@ void print_text(const ModelSpeed& speed, int64_t tokens, int repeats) {
 }
 
 void bench_decode_command(const DecodeCommand& command, const GlobalOptions& global) {
+  leave_interrupts_alone();
   const auto source = command.source.open();
   Runtime runtime(global);
   const bool bf16 = command.precision == "auto" ? runtime.on_gpu() : command.precision == "bf16";
@@ -163,6 +165,7 @@ void bench_decode_command(const DecodeCommand& command, const GlobalOptions& glo
 }
 
 void bench_prefill(const PrefillCommand& command, const GlobalOptions& global) {
+  leave_interrupts_alone();
   const auto source = command.source.open();
   Runtime runtime(global);
   const DType precision = fast_products(runtime, command.precision);
@@ -196,6 +199,7 @@ void bench_prefill(const PrefillCommand& command, const GlobalOptions& global) {
 }
 
 void bench_kernels(KernelsCommand& command, const GlobalOptions& global) {
+  leave_interrupts_alone();
   command.options.activations = activations_of(global);
   const bool bf16 =
       command.precision == "bf16" || (command.precision == "auto" && cpu_has_bf16_products());

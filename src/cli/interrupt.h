@@ -7,6 +7,9 @@ namespace d2q::cli {
 /// that waits for input ends when it comes.
 void handle_interrupts(bool end_reads = false);
 
+/// Lets SIGINT end the program at once: for work that keeps nothing and never asks.
+void leave_interrupts_alone();
+
 /// True once SIGINT has come.
 bool interrupted() noexcept;
 
