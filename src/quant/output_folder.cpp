@@ -24,6 +24,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kConfigFile = "config.json";
 constexpr const char* kIdentityFile = "run.json";
 constexpr const char* kReportKey = "d2quant.block";
 constexpr const char* kTunedFile = "end_tuning.safetensors";
@@ -101,6 +102,16 @@ bool is_replaceable(const fs::path& path) {
          (fs::is_directory(path, error) && fs::is_empty(path, error));
 }
 
+/// Whether `path` is an unfinished run's folder: with its identity, or stopped before it had one.
+bool is_unfinished_run(const fs::path& path) {
+  if (!fs::is_directory(path)) return false;
+  if (fs::exists(path / kIdentityFile)) return true;
+  return std::all_of(fs::directory_iterator(path), fs::directory_iterator(),
+                     [](const fs::directory_entry& entry) {
+                       return entry.path().filename().string().starts_with(kConfigFile);
+                     });
+}
+
 void remove_folder(const fs::path& path) {
   std::error_code error;
   fs::remove_all(path, error);
@@ -120,6 +131,11 @@ void check_output_name(const fs::path& output, bool resume, bool overwrite) {
     fail(ErrorCode::kInvalidArgument,
          "{}: is not a d2quant folder, and --overwrite replaces no other; choose another --output",
          path.string());
+  }
+  if (fs::exists(partial) && !is_unfinished_run(partial)) {
+    fail(ErrorCode::kInvalidArgument,
+         "{}: is in the way and no unfinished run; remove it or choose another --output",
+         partial.string());
   }
   if (fs::exists(partial) && !resume && !overwrite) {
     fail(ErrorCode::kInvalidArgument,
@@ -157,7 +173,7 @@ OutputFolder::OutputFolder(const fs::path& path, const nlohmann::json& identity,
     fs::create_directories(partial_, error);
     if (error)
       fail(ErrorCode::kIo, "{}: cannot be created: {}", partial_.string(), error.message());
-    write_file_atomically(partial_ / "config.json", config.dump(2) + "\n");
+    write_file_atomically(partial_ / kConfigFile, config.dump(2) + "\n");
     write_file_atomically(identity_path, identity.dump(2) + "\n");
   }
   while (blocks_done_ < n_blocks_ && fs::exists(partial_ / shard_name(blocks_done_)))

@@ -20,7 +20,8 @@
 namespace d2q {
 
 /// Throws Error{kInvalidArgument} when `output` exists and not `overwrite` or is neither empty nor
-/// a packed folder, and when unfinished work is there and neither `resume` nor `overwrite`.
+/// a packed folder, when unfinished work is there and neither `resume` nor `overwrite`, and when
+/// anything else has its name.
 void check_output_name(const std::filesystem::path& output, bool resume, bool overwrite);
 
 class OutputFolder {

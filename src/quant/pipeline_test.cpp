@@ -130,6 +130,21 @@ TEST_F(PipelineTest, WhatAKilledRunWasWritingIsNotInTheResult) {
   EXPECT_EQ(files("resumed"), files("whole"));
 }
 
+TEST_F(PipelineTest, NothingButAnUnfinishedRunIsRemovedOrResumed) {
+  options_.overwrite = true;
+  fs::create_directories(out("out.partial"));
+  write_file_atomically(out("out.partial") / "notes.txt", "mine");
+  for (const bool resume : {false, true}) {
+    options_.resume = resume;
+    D2Q_EXPECT_ERROR(run("out", options_), ErrorCode::kInvalidArgument, "in the way");
+  }
+  EXPECT_EQ(read_file(out("out.partial") / "notes.txt", 100), "mine");
+  // Killed before the identity was written.
+  fs::remove(out("out.partial") / "notes.txt");
+  write_file_atomically(out("out.partial") / "config.json", "{");
+  run("out", options_);
+}
+
 TEST_F(PipelineTest, WhatMakesTheModelCompleteHappensBeforeItHasItsName) {
   const auto group = make_single_group(*device_);
   const auto write_card = [&](const fs::path& folder, nlohmann::json& report) {
