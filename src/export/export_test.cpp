@@ -15,6 +15,8 @@
 #include "format/json_file.h"
 #include "model/fake_weights.h"
 #include "model/transformer.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
 
 namespace d2q {
 namespace {
@@ -245,6 +247,50 @@ TEST_F(ExportTest, RopeScalingsComeBackFromGguf) {
     export_gguf(model, out("m.gguf"), in_gguf(GgufType::kF32), {});
     EXPECT_EQ(open_model(out("m.gguf"))->config().rope_scaling.kind, rope.kind);
     EXPECT_LE(distance(out("m.gguf"), model), 1e-5);
+  }
+}
+
+TEST_F(ExportTest, TheChatTemplateOfAGgufFileIsTheOneThatChatUses) {
+  const fs::path model = write_model(test::small_config("llama"), {});
+  const auto exported = [&](const char* variant) {
+    export_gguf(model, out("m.gguf"), in_gguf(GgufType::kF32), {});
+    const auto found = find_chat_template(out("m.gguf"), variant);
+    return found ? found->text : "none";
+  };
+  EXPECT_EQ(exported("default"), "none");
+  folder_.write("model/tokenizer_config.json", R"({"chat_template": [
+      {"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]})");
+  EXPECT_EQ(exported("default"), "plain");
+  EXPECT_EQ(exported("tool_use"), "tools");
+  folder_.write("model/chat_template.json", R"({"chat_template": "of its own"})");
+  EXPECT_EQ(exported("default"), "of its own");
+  folder_.write("model/chat_template.jinja", "newer");
+  EXPECT_EQ(exported("default"), "newer");
+  EXPECT_EQ(exported("tool_use"), "newer");
+}
+
+TEST_F(ExportTest, SpecialTokensAroundATextComeBackFromGguf) {
+  const fs::path model = write_model(test::small_config("llama"), {});
+  nlohmann::json tokenizer = read_json_file(model / "tokenizer.json");
+  const nlohmann::json token = tokenizer["added_tokens"][0];
+  const std::string name = token["content"];
+  const nlohmann::json text = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
+  const nlohmann::json special = {{"SpecialToken", {{"id", name}, {"type_id", 0}}}};
+  folder_.write("model/tokenizer_config.json",
+                nlohmann::json{{"bos_token", name}, {"eos_token", name}}.dump());
+  using nlohmann::json;
+  for (const json& single : {json::array({text}), json::array({special, text}),
+                             json::array({text, special}), json::array({special, text, special})}) {
+    tokenizer["post_processor"] = {
+        {"type", "TemplateProcessing"},
+        {"single", single},
+        {"pair", nlohmann::json::array()},
+        {"special_tokens", {{name, {{"id", name}, {"ids", {token["id"]}}, {"tokens", {name}}}}}}};
+    folder_.write("model/tokenizer.json", tokenizer.dump());
+    export_gguf(model, out("m.gguf"), in_gguf(GgufType::kF32), {});
+    EXPECT_EQ(load_tokenizer(out("m.gguf"))->encode("some text", true),
+              load_tokenizer(model)->encode("some text", true))
+        << single;
   }
 }
 

@@ -6,11 +6,12 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
-#include "base/file_io.h"
 #include "format/json_file.h"
+#include "text/chat_template.h"
 #include "text/tokenizer_gguf.h"
 
 namespace d2q {
@@ -18,8 +19,6 @@ namespace {
 
 using nlohmann::json;
 namespace fs = std::filesystem;
-
-constexpr uint64_t kMaxTemplateBytes = uint64_t{1} << 20;
 
 /// tokenizer.ggml.token_type
 enum TokenType : int32_t {
@@ -76,12 +75,11 @@ class TokenizerMetadata {
         config_.eos_tokens.empty() ? std::nullopt : std::optional<int32_t>(config_.eos_tokens[0]));
     add_special(writer, "unknown", token_text(settings_, "unk_token"), std::nullopt);
     add_special(writer, "padding", token_text(settings_, "pad_token"), std::nullopt);
-    const std::string begin = leading_special();
-    writer.add_bool("tokenizer.ggml.add_bos_token", !begin.empty());
-    writer.add_bool("tokenizer.ggml.add_eos_token", false);
+    const auto [begins, ends] = specials_around_text();
+    writer.add_bool("tokenizer.ggml.add_bos_token", begins);
+    writer.add_bool("tokenizer.ggml.add_eos_token", ends);
     if (byte_fallback_) writer.add_bool("tokenizer.ggml.add_space_prefix", prepends_space());
-    const std::string chat = chat_template();
-    if (!chat.empty()) writer.add_string("tokenizer.chat_template", chat);
+    add_chat_templates(writer);
   }
 
  private:
@@ -174,8 +172,8 @@ class TokenizerMetadata {
     writer.add_u32(fmt::format("tokenizer.ggml.{}_token_id", role), static_cast<uint32_t>(*id));
   }
 
-  /// The special token that the post-processor puts before a text, or "".
-  std::string leading_special() const {
+  /// Whether the post-processor puts special tokens before and behind a text.
+  std::pair<bool, bool> specials_around_text() const {
     json post = document_.value("post_processor", json(nullptr));
     if (post.is_object() && post.value("type", "") == "Sequence") {
       for (const json& part : post.value("processors", json::array())) {
@@ -185,11 +183,13 @@ class TokenizerMetadata {
         }
       }
     }
-    if (!post.is_object() || post.value("type", "") != "TemplateProcessing") return "";
+    if (!post.is_object() || post.value("type", "") != "TemplateProcessing") return {};
     const json single = post.value("single", json::array());
-    if (!single.is_array() || single.empty() || !single[0].is_object()) return "";
-    const auto special = single[0].find("SpecialToken");
-    return special == single[0].end() ? "" : special->value("id", "");
+    if (!single.is_array() || single.empty()) return {};
+    const auto is_special = [](const json& part) {
+      return part.is_object() && part.contains("SpecialToken");
+    };
+    return {is_special(single.front()), is_special(single.back())};
   }
 
   bool prepends_space() const {
@@ -201,11 +201,13 @@ class TokenizerMetadata {
            splitter.find("\"add_prefix_space\":true") != std::string::npos;
   }
 
-  std::string chat_template() const {
-    const auto stored = settings_.find("chat_template");
-    if (stored != settings_.end() && stored->is_string()) return stored->get<std::string>();
-    const fs::path file = folder_ / "chat_template.jinja";
-    return fs::exists(file) ? read_file(file, kMaxTemplateBytes) : "";
+  void add_chat_templates(GgufWriter& writer) const {
+    const auto plain = find_chat_template(folder_);
+    if (!plain) return;
+    writer.add_string("tokenizer.chat_template", plain->text);
+    const auto with_tools = find_chat_template(folder_, "tool_use");
+    if (with_tools->text != plain->text)
+      writer.add_string("tokenizer.chat_template.tool_use", with_tools->text);
   }
 
   fs::path folder_;

@@ -101,21 +101,29 @@ std::string ChatTemplate::render(const ordered_json& messages, const ChatOptions
   return template_.render(context, render_options);
 }
 
-std::optional<ChatTemplate> load_chat_template(const std::filesystem::path& model,
-                                               std::string_view variant) {
-  const json config = tokenizer_config(model);
+std::optional<ChatTemplateSource> find_chat_template(const std::filesystem::path& model,
+                                                     std::string_view variant) {
   if (std::filesystem::is_directory(model)) {
     const std::filesystem::path file = model / "chat_template.jinja";
-    if (std::filesystem::is_regular_file(file)) return load_chat_template_file(file, model);
+    if (std::filesystem::is_regular_file(file))
+      return ChatTemplateSource{read_file(file, jinja::kMaxTemplateBytes), file.string()};
     const std::filesystem::path old_file = model / "chat_template.json";
     const json document = read_optional(old_file);
-    if (auto source = source_of(JsonView(document, old_file.string()), variant)) {
-      return ChatTemplate(*source, old_file.string(), special_tokens(model, config));
-    }
+    if (auto source = source_of(JsonView(document, old_file.string()), variant))
+      return ChatTemplateSource{*std::move(source), old_file.string()};
   }
+  const json config = tokenizer_config(model);
   auto source = source_of(JsonView(config, model.string()), variant);
   if (!source) return std::nullopt;
-  return ChatTemplate(*source, model.string() + " (chat template)", special_tokens(model, config));
+  return ChatTemplateSource{*std::move(source), model.string() + " (chat template)"};
+}
+
+std::optional<ChatTemplate> load_chat_template(const std::filesystem::path& model,
+                                               std::string_view variant) {
+  auto source = find_chat_template(model, variant);
+  if (!source) return std::nullopt;
+  return ChatTemplate(source->text, std::move(source->name),
+                      special_tokens(model, tokenizer_config(model)));
 }
 
 ChatTemplate load_chat_template_file(const std::filesystem::path& file,

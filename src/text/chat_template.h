@@ -40,9 +40,19 @@ class ChatTemplate {
   nlohmann::ordered_json special_tokens_;
 };
 
+/// A template's text and, for messages, where it is from.
+struct ChatTemplateSource {
+  std::string text;
+  std::string name;
+};
+
 /// The chat template of a model: chat_template.jinja, chat_template.json or tokenizer_config.json
 /// of a folder, tokenizer.chat_template of a GGUF file; nullopt when it has none. Of several the
 /// one named `variant`, or "default". Throws Error{kCorrupt} on files that contradict themselves.
+std::optional<ChatTemplateSource> find_chat_template(const std::filesystem::path& model,
+                                                     std::string_view variant = "default");
+
+/// The same, ready to render.
 std::optional<ChatTemplate> load_chat_template(const std::filesystem::path& model,
                                                std::string_view variant = "default");
 
