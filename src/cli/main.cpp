@@ -49,6 +49,7 @@ int run(int argc, char** argv) {
     return report(kWrongUsage, describe(app, error).c_str());
   }
   d2q::cli::handle_interrupts();
+  d2q::cli::keep_stdout_for_results();
   program.action();
   d2q::cli::finish_output();
   return kDone;

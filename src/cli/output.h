@@ -8,6 +8,10 @@
 
 namespace d2q::cli {
 
+/// From here on what print() writes is all that stdout gets: what libraries print of their own, as
+/// NCCL does under NCCL_DEBUG, goes to stderr. Called once, before anything is printed.
+void keep_stdout_for_results();
+
 /// Writes to stdout. Throws Error{kIo}.
 void print(std::string_view text);
 void print_line(std::string_view text);

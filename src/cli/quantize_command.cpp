@@ -154,6 +154,10 @@ std::optional<double> floor_seconds(Runtime& runtime, const QuantizeOptions& opt
   return plan.floor_flops / gemm_flops(runtime.pool(), options.products);
 }
 
+bool json_to_stdout(const QuantizeCommand& command) {
+  return command.json && (command.json->empty() || *command.json == "-");
+}
+
 void print_plan(const QuantizeCommand& command, const QuantizePlan& plan,
                 std::optional<double> seconds) {
   if (command.json) {
@@ -165,7 +169,8 @@ void print_plan(const QuantizeCommand& command, const QuantizePlan& plan,
                            {"end_tune_kept_blocks", plan.end_tune_kept_blocks},
                            {"floor_flops", plan.floor_flops}};
     if (seconds) json["floor_seconds"] = *seconds;
-    return print_json(json);
+    if (json_to_stdout(command)) return print_json(json);
+    write_file_atomically(*command.json, json_text(json));
   }
   print_line(fmt::format("bits per weight  {:.3f} (quantized linears, scales included)",
                          plan.bits_per_weight));
@@ -183,10 +188,6 @@ void print_plan(const QuantizeCommand& command, const QuantizePlan& plan,
   print_line(
       fmt::format("time             {} at least, at the {:.0f} GFLOP/s of plain products here",
                   format_duration(*seconds), 1e-9 * plan.floor_flops / *seconds));
-}
-
-bool json_to_stdout(const QuantizeCommand& command) {
-  return command.json && (command.json->empty() || *command.json == "-");
 }
 
 /// Before the work: a report that cannot be written at its end would be lost.

@@ -285,6 +285,14 @@ TEST_F(ModelCommands, AReportThatCannotBeWrittenFailsBeforeTheWork) {
   EXPECT_FALSE(std::filesystem::exists(output_ + ".partial"));
 }
 
+TEST_F(ModelCommands, APlanGoesToTheFileThatJsonNames) {
+  const std::string file = (folder_.path() / "plan.json").string();
+  const auto planned =
+      run_d2quant(quantize_arguments({"--device", "cpu", "--dry-run", "--json", file}));
+  EXPECT_NE(planned.out.find("peak memory"), std::string::npos) << planned.err;
+  EXPECT_TRUE(nlohmann::json::parse(std::ifstream(file)).contains("floor_flops"));
+}
+
 TEST_F(ModelCommands, MoreTokensThanTheModelsContextAreNotSilent) {
   const auto refused = run_d2quant({"run", model_, "-p", "x", "--ctx", "513"});
   EXPECT_EQ(refused.exit_code, 2);
