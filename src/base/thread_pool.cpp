@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <exception>
 #include <mutex>
 #include <system_error>
@@ -38,7 +39,7 @@ void pause() {
 }
 
 /// Returns when `value` is seen to differ from `old`.
-void wait_while(const std::atomic<int>& value, int old) {
+void wait_while(const std::atomic<uint32_t>& value, uint32_t old) {
   for (int spin = 0; spin < kSpins; ++spin) {
     if (value.load(std::memory_order_acquire) != old) return;
     pause();
@@ -57,9 +58,10 @@ struct alignas(64) TaskRange {
 
 struct ThreadPool::State {
   std::vector<std::thread> workers;
-  std::vector<TaskRange> ranges;   // by worker
-  std::atomic<int> generation{0};  // of loops; its release publishes what follows
-  std::atomic<int> running{0};     // workers that have not finished the loop
+  std::vector<TaskRange> ranges;  // by worker
+  // Of loops; its release publishes what follows. A day of decoding wraps it.
+  std::atomic<uint32_t> generation{0};
+  std::atomic<uint32_t> running{0};  // workers that have not finished the loop
   bool stopping = false;
   const FunctionRef<void(int64_t, int)>* body = nullptr;
   std::mutex failure_mutex;
@@ -104,7 +106,7 @@ struct ThreadPool::State {
   }
 
   void work(int worker) {
-    int seen = 0;
+    uint32_t seen = 0;
     for (;;) {
       wait_while(generation, seen);
       ++seen;
@@ -154,11 +156,11 @@ void ThreadPool::parallel_for(int64_t n_tasks, FunctionRef<void(int64_t task, in
   state.share_out(n_tasks);
   state.body = &body;
   state.failure = nullptr;
-  state.running.store(static_cast<int>(state.workers.size()), std::memory_order_relaxed);
+  state.running.store(static_cast<uint32_t>(state.workers.size()), std::memory_order_relaxed);
   state.generation.fetch_add(1, std::memory_order_release);
   state.generation.notify_all();
   state.drain(0);
-  for (int left = state.running.load(std::memory_order_acquire); left != 0;
+  for (uint32_t left = state.running.load(std::memory_order_acquire); left != 0;
        left = state.running.load(std::memory_order_acquire)) {
     wait_while(state.running, left);
   }

@@ -66,7 +66,11 @@ PackedLayout parse_packed_layout(std::string_view text, const std::string& subje
   }
   layout.kind = planes ? PackedKind::kSignPlanes : PackedKind::kUniform;
   layout.bits = static_cast<int>(bits);
-  validate(layout, subject);
+  try {
+    validate(layout, subject);
+  } catch (const Error& error) {  // a file's mistake here, not an option's
+    throw Error(ErrorCode::kCorrupt, error.what());
+  }
   return layout;
 }
 

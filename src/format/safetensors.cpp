@@ -63,9 +63,10 @@ bool is_safetensors_padding(std::string_view name) {
 }
 
 int64_t SafetensorsTensor::n_elements() const {
-  int64_t n = 1;
-  for (const int64_t length : shape) n *= length;
-  return n;
+  // Unsigned: of an empty tensor the lengths before the 0 may overflow.
+  uint64_t n = 1;
+  for (const int64_t length : shape) n *= static_cast<uint64_t>(length);
+  return static_cast<int64_t>(n);
 }
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path) {

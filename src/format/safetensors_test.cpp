@@ -54,9 +54,11 @@ TEST(SafetensorsTest, GapsAndEmptyTensorsAreAllowed) {
   const TempFolder folder;
   const SafetensorsFile file(folder.write(
       "a.safetensors", file_bytes(R"({"e":{"dtype":"F32","shape":[0,4],"data_offsets":[4,4]},
+                     "o":{"dtype":"U8","shape":[2305843009213693952,4,0],"data_offsets":[0,0]},
                      "a":{"dtype":"U8","shape":[2],"data_offsets":[4,6]}})",
                                   "01234567")));
   EXPECT_EQ(file.find("e")->n_elements(), 0);
+  EXPECT_EQ(file.find("o")->n_elements(), 0);
   EXPECT_EQ(text_of(*file.find("a")), "45");
 }
 

@@ -163,7 +163,7 @@ void read_tokens(const GgufFile& file, ModelConfig& config, const std::string& s
 
 // 1 for short waves, `factor` for long ones, a ramp between.
 double llama3_divisor(const ModelConfig& config, const RopeScaling& rope, int64_t i) {
-  const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim);
+  const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(config.rotated());
   const double wavelength = 2.0 * std::numbers::pi * std::pow(config.rope_theta, exponent);
   const auto original = static_cast<double>(rope.original_max_positions);
   if (wavelength < original / rope.high_frequency_factor) return 1.0;

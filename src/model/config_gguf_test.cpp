@@ -11,6 +11,7 @@
 #include "base/testing/temp_folder.h"
 #include "format/testing/gguf_builder.h"
 #include "model/config.h"
+#include "model/config_fields.h"
 
 namespace d2q {
 namespace {
@@ -102,6 +103,20 @@ TEST(GgufConfigTest, TheTableOfLlama3IsRecognised) {
   EXPECT_EQ(rope.low_frequency_factor, 1.0);
   EXPECT_EQ(rope.high_frequency_factor, 4.0);
   EXPECT_EQ(rope.original_max_positions, 8192);
+}
+
+TEST(GgufConfigTest, TheTableOfLlama3CountsTheDimensionsThatRotate) {
+  ModelConfig config;
+  config.head_dim = 16;
+  config.rotary_dim = 8;
+  config.rope_theta = 5e5;
+  RopeScaling rope;
+  rope.factor = 8.0;
+  rope.original_max_positions = 8192;
+  const std::vector<float> table = llama3_table();
+  for (size_t i = 0; i < table.size(); ++i)
+    EXPECT_FLOAT_EQ(static_cast<float>(llama3_divisor(config, rope, static_cast<int64_t>(i))),
+                    table[i]);
 }
 
 TEST(GgufConfigTest, AnotherTableIsRefusedRatherThanGuessed) {

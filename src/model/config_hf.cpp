@@ -202,8 +202,10 @@ void read_rope(const JsonFields& fields, ModelConfig& config) {
   }
   in_range(rotary_share, 0.0, 1.0, fields.subject(), "partial_rotary_factor");
   // Rounded down, as the HF classes do; all of them is 0.
-  if (rotary_share != 1.0)
-    config.rotary_dim = static_cast<int64_t>(rotary_share * static_cast<double>(config.head_dim));
+  if (rotary_share == 1.0) return;
+  const auto rotated = static_cast<int64_t>(rotary_share * static_cast<double>(config.head_dim));
+  config.rotary_dim =
+      in_range(rotated, 2, config.head_dim, fields.subject(), "number of rotated dimensions");
 }
 
 /// What OPT's configurations can ask for beyond the usual decoder.

@@ -242,6 +242,10 @@ const std::vector<Lie> kLies = {
      {{"partial_rotary_factor", 1.5}},
      ErrorCode::kCorrupt,
      "partial_rotary_factor"},
+    {"RotationOfNothing",
+     {{"partial_rotary_factor", 0.1}},  // of 16 dimensions
+     ErrorCode::kCorrupt,
+     "number of rotated dimensions"},
     {"RopeByLayer",
      {{"rope_parameters", {{"full_attention", {{"rope_theta", 1e4}}}}}},
      ErrorCode::kUnsupported,

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "text/utf8.h"
 
 namespace d2q {
 
@@ -33,6 +34,9 @@ namespace {
 bool is_supported(int bits) { return bits == 2 || bits == 3 || bits == 4 || bits == 8; }
 
 void validate_pattern(const std::string& pattern, const char* option) {
+  // Names of linears are plain letters; run.json and the report hold the pattern as JSON.
+  if (!is_valid_utf8(pattern))
+    fail(ErrorCode::kInvalidArgument, "{}: the regular expression is not valid UTF-8", option);
   try {
     const std::regex compiled(pattern);
   } catch (const std::regex_error& e) {
@@ -111,6 +115,12 @@ void validate(const QuantizeOptions& options) {
   validate_tuning(options);
   if (options.shift_gate.kind != ShiftGate::Kind::kNone && !(options.shift_gate.threshold >= 0.0)) {
     fail(ErrorCode::kInvalidArgument, "--dac-gate: threshold {} is negative",
+         options.shift_gate.threshold);
+  }
+  const bool is_share = options.shift_gate.kind == ShiftGate::Kind::kTopFraction ||
+                        options.shift_gate.kind == ShiftGate::Kind::kExplained;
+  if (is_share && options.shift_gate.threshold > 1.0) {
+    fail(ErrorCode::kInvalidArgument, "--dac-gate: {} is not a share, 1 at most",
          options.shift_gate.threshold);
   }
   if (options.portable_grid && options.target_bits != 0.0) {

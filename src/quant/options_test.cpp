@@ -126,6 +126,15 @@ TEST(Options, EveryMistakeIsAnErrorThatNamesTheOption) {
        },
        "--dac-gate"},
       {[](Options& o) {
+         o.shift_gate = {ShiftGate::Kind::kTopFraction, 1e300};
+       },
+       "--dac-gate: 1e+300"},
+      {[](Options& o) {
+         o.shift_gate = {ShiftGate::Kind::kExplained, 1.5};
+       },
+       "--dac-gate: 1.5"},
+      {[](Options& o) { o.keep = {"\xff"}; }, "--keep: the regular expression is not valid UTF-8"},
+      {[](Options& o) {
          o.shift_gate = {ShiftGate::Kind::kTopFraction, NAN};
        },
        "--dac-gate"},
