@@ -11,13 +11,16 @@
 
 namespace d2q {
 
+inline constexpr int kMaxTunedPlanes = 8;  // the bits of a code
+
 /// A quantized linear whose scales are tuned, on the device, columns in stored order.
 struct TunedLinear {
-  Tensor codes;         // [out, in] u8; bit k set = +r_k; at most 8 planes
+  Tensor codes;         // [out, in] u8; bit k set = +r_k; at most kMaxTunedPlanes planes
   Tensor params;        // [out, n_groups * planes] f32, r
   Tensor column_scale;  // [1, in] c
   int planes = 2;
   int64_t group_size = 64;  // the last group may be shorter
+  int64_t n_groups() const { return (codes.cols() + group_size - 1) / group_size; }
 };
 
 /// Adam with decoupled schedule: the caller gives the step's rate.

@@ -23,6 +23,20 @@ void check_linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Te
             static_cast<int>(x.dtype()), static_cast<int>(w.dtype()));
 }
 
+void check_packed_linear(const Tensor& x, const PackedLayout& w, const Tensor& bias,
+                         const Tensor& y, DType products) {
+  validate(w, "packed linear");
+  D2Q_CHECK(x.cols() == w.cols, "x has {} columns, weights {}", x.cols(), w.cols);
+  D2Q_CHECK(x.dtype() == DType::kF32 || x.dtype() == DType::kBF16, "x dtype {}",
+            static_cast<int>(x.dtype()));
+  D2Q_CHECK(y.rows() == x.rows() && y.cols() == w.rows && y.dtype() == DType::kF32,
+            "y {}x{} for {}x{}", y.rows(), y.cols(), x.rows(), w.rows);
+  D2Q_CHECK(bias.empty() || (bias.size() == w.rows && bias.dtype() == DType::kF32),
+            "bias of {} for {} rows", bias.size(), w.rows);
+  D2Q_CHECK(products == DType::kF32 || products == DType::kBF16, "products dtype {}",
+            static_cast<int>(products));
+}
+
 void check_rope(const Tensor& x, int64_t n_heads, std::span<const int32_t> positions,
                 const Tensor& cos, const Tensor& sin) {
   D2Q_CHECK(n_heads > 0 && x.cols() % n_heads == 0, "{} columns in {} heads", x.cols(), n_heads);
@@ -104,6 +118,42 @@ void check_decode_attention(const Tensor& projections, const Tensor& positions,
                   (norm->kind == NormKind::kRms && norm->gain.size() == dim && norm->shift.empty()),
               "norm of heads with gain of {} for {}", norm->gain.size(), dim);
   }
+}
+
+void check_groups(std::span<const ColumnGroup> groups, int64_t n) {
+  int64_t covered = 0;
+  for (const ColumnGroup& group : groups) {
+    D2Q_CHECK(group.begin == covered && group.size > 0, "group at {} after {}", group.begin,
+              covered);
+    covered += group.size;
+  }
+  D2Q_CHECK(covered == n, "groups cover {} of {} columns", covered, n);
+}
+
+void check_column_walk(const ColumnWalk& walk) {
+  const int64_t rows = walk.weight.rows();
+  const int64_t n = walk.weight.cols();
+  check_groups(walk.groups, n);
+  const auto n_groups = static_cast<int64_t>(walk.groups.size());
+  D2Q_CHECK(walk.params.rows() == rows && walk.params.cols() == n_groups * walk.grid.n_params(),
+            "params {}x{}", walk.params.rows(), walk.params.cols());
+  D2Q_CHECK(walk.codes.rows() == rows && walk.codes.cols() == n, "codes {}x{}", walk.codes.rows(),
+            walk.codes.cols());
+  D2Q_CHECK(walk.column_scale.size() == n, "column scale {}", walk.column_scale.size());
+}
+
+void check_tuned_linear(const TunedLinear& linear) {
+  const int64_t rows = linear.codes.rows(), cols = linear.codes.cols();
+  D2Q_CHECK(linear.codes.dtype() == DType::kU8, "codes of dtype {}",
+            static_cast<int>(linear.codes.dtype()));
+  D2Q_CHECK(linear.planes >= 1 && linear.planes <= kMaxTunedPlanes && linear.group_size > 0,
+            "{} planes in groups of {}", linear.planes, linear.group_size);
+  const int64_t n_groups = linear.n_groups();
+  D2Q_CHECK(linear.params.rows() == rows && linear.params.cols() == n_groups * linear.planes,
+            "params {}x{} for {} rows of {} groups of {} planes", linear.params.rows(),
+            linear.params.cols(), rows, n_groups, linear.planes);
+  D2Q_CHECK(linear.column_scale.size() == cols, "{} column scales for {}",
+            linear.column_scale.size(), cols);
 }
 
 void check_square(const Tensor& matrix, DType dtype, int64_t n) {

@@ -8,6 +8,7 @@
 #include "codec/packed_matrix.h"
 #include "kernels/decode_ops.h"
 #include "kernels/device.h"
+#include "kernels/gradient_ops.h"
 
 namespace d2q {
 
@@ -15,6 +16,9 @@ namespace d2q {
 void check_transfer(const Tensor& source, const Tensor& destination);
 /// Device::linear.
 void check_linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y);
+/// Device::packed_linear.
+void check_packed_linear(const Tensor& x, const PackedLayout& w, const Tensor& bias,
+                         const Tensor& y, DType products);
 /// Device::rope and its backward.
 void check_rope(const Tensor& x, int64_t n_heads, std::span<const int32_t> positions,
                 const Tensor& cos, const Tensor& sin);
@@ -37,6 +41,13 @@ void check_projections(const Tensor& x, std::span<const Linear* const> linears, 
 void check_decode_attention(const Tensor& projections, const Tensor& positions,
                             const AttentionShape& shape, const DecodeAttention& attention,
                             const Tensor& keys, const Tensor& values, const Tensor& y);
+
+/// SolverOps::column_walk.
+void check_column_walk(const ColumnWalk& walk);
+/// Groups that follow one another from column 0 to `n`.
+void check_groups(std::span<const ColumnGroup> groups, int64_t n);
+/// GradientOps::reconstruct and scale_gradients.
+void check_tuned_linear(const TunedLinear& linear);
 
 /// A square matrix of `dtype`, [n, n] where n is given.
 void check_square(const Tensor& matrix, DType dtype, int64_t n = -1);

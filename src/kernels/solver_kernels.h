@@ -11,6 +11,16 @@ inline constexpr int kSolverLanes = 16;
 inline constexpr int kSolverMaxPlanes = 3;
 inline constexpr int kSolverMaxLevels = 1 << kSolverMaxPlanes;
 
+/// The levels of one column group for 16 rows.
+struct LaneGrid {
+  const float* column_scale;  // of the group's columns that are walked
+  int n_levels;               // 0: uniform grid, else sign-plane levels
+  float levels[kSolverMaxLevels][kSolverLanes];
+  float scale[kSolverLanes];  // uniform
+  float zero[kSolverLanes];
+  float max_code;
+};
+
 /// Columns of up to 16 rows walked within one group. Lane-major: element [k][lane] at k * 16 +
 /// lane.
 struct WalkLanes {
@@ -21,12 +31,7 @@ struct WalkLanes {
       factor;  // row of U of column k at factor + k * stride, from that block column 0; null = RTN
   const float* asymmetry;  // P likewise, or null
   int64_t stride;
-  const float* column_scale;  // [n_columns]
-  int n_levels;               // 0: uniform grid, else sign-plane levels
-  float levels[kSolverMaxLevels][kSolverLanes];
-  float scale[kSolverLanes];  // uniform
-  float zero[kSolverLanes];
-  float max_code;
+  LaneGrid grid;  // column_scale [n_columns]
   float* codes;   // out [n_columns][16]
   float* errors;  // out [n_columns][16], e of METHOD.md §4
 };
@@ -38,12 +43,7 @@ struct DescentLanes {
   const float* hessian;  // row k of the group's diagonal block at hessian + k * stride
   int64_t n_columns;
   int64_t stride;
-  const float* column_scale;  // [n_columns]
-  int n_levels;               // 0: uniform grid, else sign-plane levels
-  float levels[kSolverMaxLevels][kSolverLanes];
-  float scale[kSolverLanes];  // uniform
-  float zero[kSolverLanes];
-  float max_code;
+  LaneGrid grid;  // column_scale [n_columns]
   float* codes;   // in and out [n_columns][16]
   float* change;  // out [n_columns][16], new ŵ − old ŵ
 };

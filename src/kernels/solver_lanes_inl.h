@@ -137,9 +137,8 @@ void assign_codes(const float* x, const float* c, const float* levels, int n_lev
   }
 }
 
-/// Nearest level of a grid to w: both structs that hold one name its parts alike.
-template <typename Grid>
-D2Q_LANES_INLINE void nearest_level(const Grid& grid, float c, Lanes w, Lanes& q, Lanes& code) {
+/// Nearest level of a grid to w.
+D2Q_LANES_INLINE void nearest_level(const LaneGrid& grid, float c, Lanes w, Lanes& q, Lanes& code) {
   const Lanes zero = w * 0.0f;
   if (grid.n_levels == 0) {
     const Lanes scale = load_lanes(grid.scale);
@@ -170,7 +169,7 @@ void walk(const WalkLanes& lanes) noexcept {
     const Lanes w = load_lanes(lanes.columns + j * kSolverLanes);
     Lanes q;
     Lanes code;
-    nearest_level(lanes, lanes.column_scale[j], w, q, code);
+    nearest_level(lanes.grid, lanes.grid.column_scale[j], w, q, code);
     Lanes e = zero;
     if (lanes.factor != nullptr) {
       const float* u = lanes.factor + j * lanes.stride;
@@ -202,7 +201,7 @@ void descend(const DescentLanes& lanes) noexcept {
     const Lanes minimum = old - load_lanes(lanes.gradient + j * kSolverLanes) * (1.0f / h[j]);
     Lanes q;
     Lanes code;
-    nearest_level(lanes, lanes.column_scale[j], minimum, q, code);
+    nearest_level(lanes.grid, lanes.grid.column_scale[j], minimum, q, code);
     // Rounding must not trade a level for an equally good one: J would wander without falling.
     const IntLanes nearer = absolute(minimum - q) < absolute(minimum - old);
     q = select_lanes(nearer, q, old);

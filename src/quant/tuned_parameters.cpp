@@ -11,8 +11,6 @@
 namespace d2q {
 namespace {
 
-constexpr int kMostPlanes = 8;  // of a TunedLinear
-
 Tensor zeros(Device& device, int64_t rows, int64_t cols) {
   const Tensor tensor = device.allocate(rows, cols, DType::kF32);
   device.fill_zero(tensor);
@@ -116,7 +114,7 @@ void AdamParameter::update(const Tensor& gradient, const TuneStep& at) const {
 }
 
 bool TunedScales::takes(const PackedLayout& layout) {
-  return layout.kind == PackedKind::kSignPlanes || layout.bits < kMostPlanes;
+  return layout.kind == PackedKind::kSignPlanes || layout.bits < kMaxTunedPlanes;
 }
 
 TunedScales::TunedScales(Device& device, const LinearSolution& solution, const TuneRates& rates)

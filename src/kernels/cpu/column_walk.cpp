@@ -13,6 +13,7 @@
 #include "kernels/cpu/refinement.h"
 #include "kernels/cpu/sign_planes.h"
 #include "kernels/cpu/uniform_grid.h"
+#include "kernels/operation_checks.h"
 
 namespace d2q {
 namespace {
@@ -146,13 +147,13 @@ struct BlockWalker {
     if (!walk.inverse_factor.empty())
       lanes.factor = walk.inverse_factor.data<float>() + begin * n + begin;
     if (!walk.asymmetry.empty()) lanes.asymmetry = walk.asymmetry.data<float>() + begin * n + begin;
-    lanes.column_scale = walk.column_scale.data<float>() + begin;
+    lanes.grid.column_scale = walk.column_scale.data<float>() + begin;
     lanes.codes = column_codes[0];
     lanes.errors = column_errors[0];
     load_lane_grid(
         walk.grid,
         walk.params.data<float>() + row * walk.params.cols() + group.index * walk.grid.n_params(),
-        walk.params.cols(), n_rows, lanes);
+        walk.params.cols(), n_rows, lanes.grid);
     kernels.walk(lanes);
     for (int64_t lane = 0; lane < n_rows; ++lane) {
       float* target = weight + (row + lane) * n + begin;
@@ -196,21 +197,7 @@ void CpuSolver::walk_block(const ColumnWalk& walk, const WalkBlock& block) {
 }
 
 void CpuSolver::column_walk(const ColumnWalk& walk) {
-  const int64_t rows = walk.weight.rows();
-  const int64_t n = walk.weight.cols();
-  int64_t covered = 0;
-  for (const ColumnGroup& group : walk.groups) {
-    D2Q_CHECK(group.begin == covered && group.size > 0, "group at {} after {}", group.begin,
-              covered);
-    covered += group.size;
-  }
-  const auto n_groups = static_cast<int64_t>(walk.groups.size());
-  D2Q_CHECK(covered == n, "groups cover {} of {} columns", covered, n);
-  D2Q_CHECK(walk.params.rows() == rows && walk.params.cols() == n_groups * walk.grid.n_params(),
-            "params {}x{}", walk.params.rows(), walk.params.cols());
-  D2Q_CHECK(walk.codes.rows() == rows && walk.codes.cols() == n, "codes {}x{}", walk.codes.rows(),
-            walk.codes.cols());
-  D2Q_CHECK(walk.column_scale.size() == n, "column scale {}", walk.column_scale.size());
+  check_column_walk(walk);
   for (const WalkBlock& block : cut_blocks(walk.groups)) walk_block(walk, block);
 }
 

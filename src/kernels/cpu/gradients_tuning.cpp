@@ -4,33 +4,12 @@
 
 #include "kernels/cpu/forward_ops.h"
 #include "kernels/cpu/gradients.h"
+#include "kernels/operation_checks.h"
 
 namespace d2q {
 namespace {
 
 constexpr int64_t kRowsPerTask = 16;
-constexpr int kMaxPlanes = 8;  // the bits of a code
-
-struct Groups {
-  int64_t rows;
-  int64_t cols;
-  int64_t n_groups;
-};
-
-Groups check_linear(const TunedLinear& linear) {
-  const int64_t rows = linear.codes.rows(), cols = linear.codes.cols();
-  D2Q_CHECK(linear.codes.dtype() == DType::kU8, "codes of dtype {}",
-            static_cast<int>(linear.codes.dtype()));
-  D2Q_CHECK(linear.planes >= 1 && linear.planes <= kMaxPlanes && linear.group_size > 0,
-            "{} planes in groups of {}", linear.planes, linear.group_size);
-  const int64_t n_groups = (cols + linear.group_size - 1) / linear.group_size;
-  D2Q_CHECK(linear.params.rows() == rows && linear.params.cols() == n_groups * linear.planes,
-            "params {}x{} for {} rows of {} groups of {} planes", linear.params.rows(),
-            linear.params.cols(), rows, n_groups, linear.planes);
-  D2Q_CHECK(linear.column_scale.size() == cols, "{} column scales for {}",
-            linear.column_scale.size(), cols);
-  return {rows, cols, n_groups};
-}
 
 /// Σ of v and of ±v for each plane over one group, v = d_w c, in lanes that the compiler maps to
 /// vectors.
@@ -64,50 +43,52 @@ void group_gradients(const float* d_w, const float* column_scale, const uint8_t*
 }
 
 using GroupGradients = void (*)(const float*, const float*, const uint8_t*, int64_t, float*);
-constexpr GroupGradients kGroupGradients[kMaxPlanes] = {
+constexpr GroupGradients kGroupGradients[kMaxTunedPlanes] = {
     group_gradients<1>, group_gradients<2>, group_gradients<3>, group_gradients<4>,
     group_gradients<5>, group_gradients<6>, group_gradients<7>, group_gradients<8>};
 
 }  // namespace
 
 void reconstruct_linear(CpuContext& context, const TunedLinear& linear, const Tensor& w) {
-  const auto [rows, cols, n_groups] = check_linear(linear);
+  check_tuned_linear(linear);
+  const int64_t rows = linear.codes.rows(), cols = linear.codes.cols();
+  const int64_t n_groups = linear.n_groups();
   D2Q_CHECK(w.rows() == rows && w.cols() == cols, "w {}x{} for codes {}x{}", w.rows(), w.cols(),
             rows, cols);
   const bool f32 = w.dtype() == DType::kF32;
   D2Q_CHECK(f32 || w.dtype() == DType::kBF16, "w of dtype {}", static_cast<int>(w.dtype()));
   const int n_levels = 1 << linear.planes;
   const float* scale = linear.column_scale.data<float>();
-  context.for_blocks(
-      rows, kRowsPerTask,
-      [&, cols = cols, n_groups = n_groups](int64_t begin, int64_t end, int worker) {
-        float* buffer = f32 ? nullptr : context.scratch(worker).first.reserve<float>(cols);
-        std::array<float, 1 << kMaxPlanes> levels;
-        for (int64_t row = begin; row < end; ++row) {
-          float* target = f32 ? w.data<float>() + row * cols : buffer;
-          const uint8_t* codes = linear.codes.data<uint8_t>() + row * cols;
-          const float* params = linear.params.data<float>() + row * n_groups * linear.planes;
-          for (int64_t group = 0; group < n_groups; ++group, params += linear.planes) {
-            for (int code = 0; code < n_levels; ++code) {
-              float level = 0.0f;
-              for (int plane = 0; plane < linear.planes; ++plane) {
-                level += ((code >> plane) & 1) != 0 ? params[plane] : -params[plane];
-              }
-              levels[static_cast<size_t>(code)] = level;
-            }
-            const int64_t last = std::min(cols, (group + 1) * linear.group_size);
-            for (int64_t j = group * linear.group_size; j < last; ++j) {
-              target[j] = scale[j] * levels[codes[j]];
-            }
+  context.for_blocks(rows, kRowsPerTask, [&](int64_t begin, int64_t end, int worker) {
+    float* buffer = f32 ? nullptr : context.scratch(worker).first.reserve<float>(cols);
+    std::array<float, 1 << kMaxTunedPlanes> levels;
+    for (int64_t row = begin; row < end; ++row) {
+      float* target = f32 ? w.data<float>() + row * cols : buffer;
+      const uint8_t* codes = linear.codes.data<uint8_t>() + row * cols;
+      const float* params = linear.params.data<float>() + row * n_groups * linear.planes;
+      for (int64_t group = 0; group < n_groups; ++group, params += linear.planes) {
+        for (int code = 0; code < n_levels; ++code) {
+          float level = 0.0f;
+          for (int plane = 0; plane < linear.planes; ++plane) {
+            level += ((code >> plane) & 1) != 0 ? params[plane] : -params[plane];
           }
-          if (!f32) context.kernels.f32_to_bf16(target, &w.data<BFloat16>()[row * cols].bits, cols);
+          levels[static_cast<size_t>(code)] = level;
         }
-      });
+        const int64_t last = std::min(cols, (group + 1) * linear.group_size);
+        for (int64_t j = group * linear.group_size; j < last; ++j) {
+          target[j] = scale[j] * levels[codes[j]];
+        }
+      }
+      if (!f32) context.kernels.f32_to_bf16(target, &w.data<BFloat16>()[row * cols].bits, cols);
+    }
+  });
 }
 
 void scale_gradients(CpuContext& context, const TunedLinear& linear, const Tensor& d_w,
                      const Tensor& d_params) {
-  const auto [rows, cols, n_groups] = check_linear(linear);
+  check_tuned_linear(linear);
+  const int64_t rows = linear.codes.rows(), cols = linear.codes.cols();
+  const int64_t n_groups = linear.n_groups();
   D2Q_CHECK(d_w.rows() == rows && d_w.cols() == cols, "d_w {}x{} for codes {}x{}", d_w.rows(),
             d_w.cols(), rows, cols);
   D2Q_CHECK(d_params.rows() == rows && d_params.cols() == linear.params.cols(),
@@ -115,18 +96,17 @@ void scale_gradients(CpuContext& context, const TunedLinear& linear, const Tenso
             linear.params.cols());
   const GroupGradients gradients = kGroupGradients[linear.planes - 1];
   const float* scale = linear.column_scale.data<float>();
-  context.for_blocks(
-      rows, kRowsPerTask, [&, cols = cols, n_groups = n_groups](int64_t begin, int64_t end, int) {
-        for (int64_t row = begin; row < end; ++row) {
-          for (int64_t group = 0; group < n_groups; ++group) {
-            const int64_t first = group * linear.group_size;
-            gradients(d_w.data<float>() + row * cols + first, scale + first,
-                      linear.codes.data<uint8_t>() + row * cols + first,
-                      std::min(linear.group_size, cols - first),
-                      d_params.data<float>() + (row * n_groups + group) * linear.planes);
-          }
-        }
-      });
+  context.for_blocks(rows, kRowsPerTask, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      for (int64_t group = 0; group < n_groups; ++group) {
+        const int64_t first = group * linear.group_size;
+        gradients(d_w.data<float>() + row * cols + first, scale + first,
+                  linear.codes.data<uint8_t>() + row * cols + first,
+                  std::min(linear.group_size, cols - first),
+                  d_params.data<float>() + (row * n_groups + group) * linear.planes);
+      }
+    }
+  });
 }
 
 double squared_error(CpuContext& context, const Tensor& y, const Tensor& target, float factor,

@@ -10,11 +10,9 @@
 
 namespace d2q {
 
-/// Fills the members that WalkLanes and DescentLanes share, from rows of `params` with the given
-/// stride; lanes beyond n_rows repeat the last row.
-template <typename Lanes>
-void load_lane_grid(const Grid& grid, const float* params, int64_t stride, int64_t n_rows,
-                    Lanes& lanes) {
+/// The levels from rows of `params` with the given stride; lanes beyond n_rows repeat the last row.
+inline void load_lane_grid(const Grid& grid, const float* params, int64_t stride, int64_t n_rows,
+                           LaneGrid& lanes) {
   const auto parameter = [&](int p, int64_t lane) {
     return params[std::min(lane, n_rows - 1) * stride + p];
   };

@@ -18,9 +18,4 @@ void asymmetry_matrix_cpu(ThreadPool& pool, const Tensor& deviation, const Tenso
 void target_map_cpu(ThreadPool& pool, const Tensor& deviation, const Tensor& factor, double alpha,
                     const Tensor& map);
 
-/// Σ_i left_i · (right_i M), rows of left and right [rows, n], M [n, n], f32. f32 products, sums
-/// across tasks in f64; 2·rows·n² flops; same result on any thread count.
-double quadratic_form_cpu(ThreadPool& pool, const float* left, const float* m, const float* right,
-                          int64_t rows, int64_t n);
-
 }  // namespace d2q

@@ -9,6 +9,7 @@
 #include "base/matrix.h"
 #include "codec/packed_geometry.h"
 #include "kernels/cpu/gemm.h"
+#include "kernels/operation_checks.h"
 
 namespace d2q {
 namespace {
@@ -54,20 +55,11 @@ struct Weights {
 
 void check_shapes(const Tensor& x, const PackedView& w, const Tensor& bias, const Tensor& y,
                   DType products) {
-  validate(w.layout, "packed linear");
+  check_packed_linear(x, w.layout, bias, y, products);
   D2Q_CHECK(static_cast<int64_t>(w.codes.size()) == codes_bytes(w.layout), "{} bytes of codes",
             w.codes.size());
   D2Q_CHECK(static_cast<int64_t>(w.scales.size()) == scales_count(w.layout), "{} scales",
             w.scales.size());
-  D2Q_CHECK(x.cols() == w.layout.cols, "x has {} columns, weights {}", x.cols(), w.layout.cols);
-  D2Q_CHECK(x.dtype() == DType::kF32 || x.dtype() == DType::kBF16, "x dtype {}",
-            static_cast<int>(x.dtype()));
-  D2Q_CHECK(y.rows() == x.rows() && y.cols() == w.layout.rows && y.dtype() == DType::kF32,
-            "y {}x{} for {}x{}", y.rows(), y.cols(), x.rows(), w.layout.rows);
-  D2Q_CHECK(bias.empty() || (bias.size() == w.layout.rows && bias.dtype() == DType::kF32),
-            "bias of {} for {} rows", bias.size(), w.layout.rows);
-  D2Q_CHECK(products == DType::kF32 || products == DType::kBF16, "products dtype {}",
-            static_cast<int>(products));
 }
 
 // --- few tokens: on the codes --------------------------------------------------------------------

@@ -283,13 +283,13 @@ void refine_codes_cpu(const Refinement& r, const SolverKernels& kernels, ThreadP
         lanes.hessian = r.hessian.data<float>() + group.begin * n + group.begin;
         lanes.n_columns = group.size;
         lanes.stride = n;
-        lanes.column_scale = r.column_scale.data<float>() + group.begin;
+        lanes.grid.column_scale = r.column_scale.data<float>() + group.begin;
         lanes.codes = lane_codes.data();
         lanes.change = lane_change.data();
         load_lane_grid(r.grid,
                        r.params.data<float>() + (begin + row) * r.params.cols() +
                            group.index * r.grid.n_params(),
-                       r.params.cols(), n_lanes, lanes);
+                       r.params.cols(), n_lanes, lanes.grid);
         kernels.descend(lanes);
         for (int64_t lane = 0; lane < n_lanes; ++lane) {
           for (int64_t j = 0; j < group.size; ++j) {

@@ -35,22 +35,16 @@ Tensor operand(CudaContext& context, const Tensor& d_y, const Tensor& other) {
 
 float* data_or_null(const Tensor& x) { return x.empty() ? nullptr : x.data<float>(); }
 
+static_assert(cuda::kMaxPlanes == kMaxTunedPlanes);
+
 cuda::SignedLinear signed_linear(const TunedLinear& linear) {
-  const int64_t rows = linear.codes.rows(), cols = linear.codes.cols();
-  D2Q_CHECK(linear.planes >= 1 && linear.planes <= cuda::kMaxPlanes && linear.group_size > 0,
-            "{} planes in groups of {}", linear.planes, linear.group_size);
-  const int64_t n_groups = (cols + linear.group_size - 1) / linear.group_size;
-  D2Q_CHECK(linear.params.rows() == rows && linear.params.cols() == n_groups * linear.planes,
-            "params {}x{} for {} rows of {} groups of {} planes", linear.params.rows(),
-            linear.params.cols(), rows, n_groups, linear.planes);
-  D2Q_CHECK(linear.column_scale.size() == cols, "{} column scales for {}",
-            linear.column_scale.size(), cols);
+  check_tuned_linear(linear);
   return {.codes = linear.codes.data<uint8_t>(),
           .params = linear.params.data<float>(),
           .column_scale = linear.column_scale.data<float>(),
-          .rows = rows,
-          .cols = cols,
-          .n_groups = n_groups,
+          .rows = linear.codes.rows(),
+          .cols = linear.codes.cols(),
+          .n_groups = linear.n_groups(),
           .group_size = linear.group_size,
           .planes = linear.planes};
 }

@@ -69,20 +69,6 @@ void accumulate_panel(CudaContext& context, const Tensor& a, const Tensor& b, in
   }
 }
 
-void check_packed(const Tensor& x, const PackedTensor& w, const Tensor& bias, const Tensor& y,
-                  DType products) {
-  validate(w.layout, "packed linear");
-  D2Q_CHECK(x.cols() == w.layout.cols, "x has {} columns, weights {}", x.cols(), w.layout.cols);
-  D2Q_CHECK(x.dtype() == DType::kF32 || x.dtype() == DType::kBF16, "x dtype {}",
-            static_cast<int>(x.dtype()));
-  D2Q_CHECK(y.rows() == x.rows() && y.cols() == w.layout.rows && y.dtype() == DType::kF32,
-            "y {}x{} for {}x{}", y.rows(), y.cols(), x.rows(), w.layout.rows);
-  D2Q_CHECK(bias.empty() || (bias.size() == w.layout.rows && bias.dtype() == DType::kF32),
-            "bias of {} for {} rows", bias.size(), w.layout.rows);
-  D2Q_CHECK(products == DType::kF32 || products == DType::kBF16, "products dtype {}",
-            static_cast<int>(products));
-}
-
 }  // namespace
 
 void linear_cuda(CudaContext& context, const Tensor& x, const Tensor& w, const Tensor& bias,
@@ -95,7 +81,7 @@ void linear_cuda(CudaContext& context, const Tensor& x, const Tensor& w, const T
 
 void packed_linear_cuda(CudaContext& context, const Tensor& x, const PackedTensor& w,
                         const Tensor& bias, const Tensor& y, DType products) {
-  check_packed(x, w, bias, y, products);
+  check_packed_linear(x, w.layout, bias, y, products);
   if (y.empty()) return;
   const cuda::PackedWeights weights = packed_weights(w);
   if (products == DType::kBF16 && x.rows() <= kMaxQuantizedTokens && is_decodable(w)) {

@@ -14,6 +14,7 @@
 #include "kernels/cuda/solver_columns_kernels.h"
 #include "kernels/cuda/solver_refit_kernels.h"
 #include "kernels/cuda/solver_walk_kernels.h"
+#include "kernels/operation_checks.h"
 
 namespace d2q {
 namespace {
@@ -30,13 +31,7 @@ constexpr int64_t kSymmetricPanels = 8;
 void check_shapes(const Refinement& r) {
   const int64_t rows = r.weight.rows();
   const int64_t n = r.weight.cols();
-  int64_t covered = 0;
-  for (const ColumnGroup& group : r.groups) {
-    D2Q_CHECK(group.begin == covered && group.size > 0, "group at {} after {}", group.begin,
-              covered);
-    covered += group.size;
-  }
-  D2Q_CHECK(covered == n, "groups cover {} of {}", covered, n);
+  check_groups(r.groups, n);
   D2Q_CHECK(r.target.size() == rows * n && r.target_product.size() == rows * n &&
                 r.codes.size() == rows * n,
             "target {}, product {}, codes {} for {}x{}", r.target.size(), r.target_product.size(),

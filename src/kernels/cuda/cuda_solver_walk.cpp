@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "kernels/cuda/cuda_split_product.h"
 #include "kernels/cuda/solver_fit_kernels.h"
+#include "kernels/operation_checks.h"
 
 namespace d2q {
 namespace {
@@ -200,23 +201,10 @@ cuda::GridLevels grid_levels(const Grid& grid) {
 }
 
 void column_walk_cuda(CudaContext& context, const ColumnWalk& walk) {
-  const int64_t rows = walk.weight.rows();
+  check_column_walk(walk);
   const int64_t n = walk.weight.cols();
-  int64_t covered = 0;
-  for (const ColumnGroup& group : walk.groups) {
-    D2Q_CHECK(group.begin == covered && group.size > 0, "group at {} after {}", group.begin,
-              covered);
-    covered += group.size;
-  }
-  const auto n_groups = static_cast<int64_t>(walk.groups.size());
-  D2Q_CHECK(covered == n && n <= std::numeric_limits<int32_t>::max(), "groups cover {} of {}",
-            covered, n);
-  D2Q_CHECK(walk.params.rows() == rows && walk.params.cols() == n_groups * walk.grid.n_params(),
-            "params {}x{}", walk.params.rows(), walk.params.cols());
-  D2Q_CHECK(walk.codes.rows() == rows && walk.codes.cols() == n, "codes {}x{}", walk.codes.rows(),
-            walk.codes.cols());
-  D2Q_CHECK(walk.column_scale.size() == n, "column scale {}", walk.column_scale.size());
-  if (rows == 0) return;
+  D2Q_CHECK(n <= std::numeric_limits<int32_t>::max(), "{} columns", n);
+  if (walk.weight.rows() == 0) return;
   Walker(context, walk).run();
 }
 
