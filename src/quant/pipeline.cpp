@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/hash.h"
 #include "base/process_memory.h"
 #include "format/packed_container.h"
 #include "kernels/host_copy.h"
@@ -27,6 +26,7 @@
 #include "quant/output_folder.h"
 #include "quant/packed_rest.h"
 #include "quant/prepare.h"
+#include "quant/run_report.h"
 #include "quant/self_calibration.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_files.h"
@@ -40,159 +40,31 @@ using nlohmann::json;
 
 constexpr int64_t kSensitivityTokens = 4096;  // that the allocation of bits looks at
 
-const char* to_string(QuantMethod method) {
-  switch (method) {
-    case QuantMethod::kD2Quant:
-      return "d2quant";
-    case QuantMethod::kGptaq:
-      return "gptaq";
-    case QuantMethod::kGptq:
-      return "gptq";
-    case QuantMethod::kRtn:
-      return "rtn";
-  }
-  return "";
+void report_progress(const ProgressSink& progress, const char* stage, int64_t done, int64_t total,
+                     const std::string& detail) {
+  if (progress) progress({stage, done, total, detail});
 }
 
-const char* to_string(RotationKind rotation) {
-  switch (rotation) {
-    case RotationKind::kBlock:
-      return "block";
-    case RotationKind::kFull:
-      return "full";
-    case RotationKind::kNone:
-      return "none";
-  }
-  return "";
-}
-
-json describe(const QuantizeOptions& options) {
-  json layers = json::array();
-  for (const LayerOverride& layer : options.layers) {
-    layers.push_back(
-        {{"pattern", layer.pattern}, {"bits", layer.bits}, {"group_size", layer.group_size}});
-  }
-  return {{"bits", options.bits},
-          {"group_size", options.group_size},
-          {"method", to_string(options.method)},
-          {"rotation", to_string(options.rotation)},
-          {"dual_scale", options.dual_scale},
-          {"deviation_correction", options.deviation_correction},
-          {"final_correction", options.final_correction},
-          {"shift_gate", static_cast<int>(options.shift_gate.kind)},
-          {"shift_gate_threshold", options.shift_gate.threshold},
-          {"alpha", options.alpha},
-          {"refine", options.refine},
-          {"refine_rounds", options.refine_rounds},
-          {"sign_planes", options.sign_planes},
-          {"portable_grid", options.portable_grid},
-          {"tune_steps", options.tune_steps},
-          {"tune_windows", options.tune_windows},
-          {"end_tune_steps", options.end_tune_steps},
-          {"end_tune_windows", options.end_tune_windows},
-          {"end_tune_rate", options.end_tune_rate},
-          {"tune_shifts", options.tune_shifts},
-          {"damping", options.damping},
-          {"samples", options.samples},
-          {"sequence_length", options.sequence_length},
-          {"seed", options.seed},
-          {"products", options.products == DType::kBF16 ? "bf16" : "f32"},
-          {"layers", layers},
-          {"keep", options.keep},
-          {"target_bits", options.target_bits},
-          {"allocated_bits", options.allocated_bits},
-          {"embed_bits", options.embed_bits},
-          {"head_bits", options.head_bits}};
-}
-
-/// Changes when the model does: its configuration, and each weight file's size and content as far
-/// as sampled_file_hash_hex() reads it.
-std::string model_fingerprint(const fs::path& model) {
-  std::vector<fs::path> files;
-  if (fs::is_directory(model)) {
-    for (const auto& entry : fs::directory_iterator(model)) {
-      if (entry.path().extension() == ".safetensors") files.push_back(entry.path());
+/// The windows that the options ask for; none where no method needs them.
+CalibrationSet calibration_windows(Device& device, const fs::path& model,
+                                   const std::shared_ptr<const WeightSource>& base,
+                                   const QuantizeOptions& options, const ProgressSink& progress) {
+  const auto tokenizer = load_tokenizer(model);
+  if (!BlockQuantizer::needs_statistics(options)) return {};
+  report_progress(progress, "calibrate", 0, 1, options.calibration);
+  CalibrationSet calibration =
+      options.calibration == "self"
+          ? generate_calibration_set(device, base, options.samples, options.sequence_length,
+                                     options.seed, options.products, progress)
+          : sample_windows(read_calibration_text(options.calibration), options.calibration,
+                           *tokenizer, options.samples, options.sequence_length, options.seed);
+  for (const int32_t id : calibration.ids) {
+    if (id < 0 || id >= base->config().vocab_size) {
+      fail(ErrorCode::kCorrupt, "{}: the tokenizer gives id {} but the embedding has {} rows",
+           model.string(), id, base->config().vocab_size);
     }
-    std::sort(files.begin(), files.end());
-  } else {
-    files.push_back(model);
   }
-  Hasher hasher;
-  hasher.update(read_hf_config(model).dump());
-  for (const fs::path& file : files) {
-    // A renamed GGUF file is the same model; shards are told apart by their names.
-    if (files.size() > 1) hasher.update(file.filename().string());
-    hasher.update(sampled_file_hash_hex(file) + ";");
-  }
-  return hasher.hex();
-}
-
-json packed_config(const fs::path& model, const QuantizeOptions& options) {
-  json config = read_hf_config(model);
-  if (options.rotation != RotationKind::kNone) config["tie_word_embeddings"] = false;
-  config["quantization_config"] = {{"quant_method", kPackedQuantMethod},
-                                   {"format_version", kPackedFormatVersion},
-                                   {"bits", options.bits},
-                                   {"group_size", options.group_size},
-                                   {"method", to_string(options.method)}};
-  return config;
-}
-
-json describe(const DeviationShift& shift) {
-  return {{"mse_before", shift.mse_before},
-          {"mse_after", shift.mse_after},
-          {"mean_snr", shift.mean_snr},
-          {"channels", shift.corrected}};
-}
-
-json describe(const InputRange& range) {
-  return {{"median_rms", range.median_rms},
-          {"largest_rms", range.largest_rms},
-          {"largest_channel", range.largest_channel},
-          {"outliers", range.outliers}};
-}
-
-json describe(const QuantizedBlock& block) {
-  json linears = json::array();
-  for (const StoredLinear& linear : block.linears) {
-    json entry{{"name", linear.name}};
-    if (linear.inputs) entry["input_range"] = describe(*linear.inputs);
-    if (linear.solution) {
-      const LinearSolution& s = *linear.solution;
-      json stages = json::array();
-      for (const StageObjective& stage : s.stages)
-        stages.push_back({{"stage", stage.stage}, {"objective", stage.objective}});
-      entry.update({{"bits", s.layout.bits},
-                    {"group_size", s.layout.group_size},
-                    {"grid", s.layout.kind == PackedKind::kUniform ? "uniform" : "planes"},
-                    {"objective_before", s.objective_before},
-                    {"objective_after", s.objective_after},
-                    {"output_energy", s.output_energy},
-                    {"relative_error", s.relative_error},
-                    {"target_error", s.target_error},
-                    {"stages", stages},
-                    {"damping", s.damping},
-                    {"rounded_only", s.rounded_only},
-                    {"weights", s.layout.rows * s.layout.cols},
-                    {"packed_bytes", packed_bytes(s.layout)}});
-    } else {
-      entry["kept"] = true;
-    }
-    linears.push_back(std::move(entry));
-  }
-  json report{{"linears", linears}};
-  if (block.deviation) report["deviation"] = describe(*block.deviation);
-  if (block.tuning) {
-    report["tuning"] = {{"steps", block.tuning->steps},
-                        {"loss_before", block.tuning->loss_before},
-                        {"loss_after", block.tuning->loss_after},
-                        {"accepted", block.tuning->accepted}};
-  }
-  if (block.final_deviation) {
-    report["final_deviation"] = describe(*block.final_deviation);
-    report["final_shift"] = block.final_deviation->shift;
-  }
-  return report;
+  return calibration;
 }
 
 void start_streams(GroupQuantizer& quantizer, Device& device, ThreadPool& pool,
@@ -233,18 +105,92 @@ void allocate_bits(Device& device, const WeightSource& source, const RopeTables&
       measure_sensitivity(device, source, options, rope, first, on_block), options.target_bits);
 }
 
-double bits_per_weight(const json& blocks) {
-  double bytes = 0.0;
-  double weights = 0.0;
-  for (const json& block : blocks) {
-    for (const json& linear : block["linears"]) {
-      if (linear.contains("kept")) continue;
-      bytes += linear["packed_bytes"].get<double>();
-      weights += linear["weights"].get<double>();
+/// The walk over the blocks: from disk those that an earlier run finished, then the others.
+struct BlockLoop {
+  Device& device;
+  ThreadPool& pool;
+  const WeightSource& source;
+  const QuantizeOptions& options;
+  GroupQuantizer& quantizer;
+  OutputFolder& folder;
+  const ProgressSink& progress;
+  json blocks = json::array();   // their reports
+  json timings = json::array();  // of those that were quantized here
+
+  void resume(int64_t done, bool tunes_at_the_end) {
+    const int64_t n_layers = source.config().n_layers;
+    // Behind the last block only the teacher's stream is still wanted.
+    if (done == n_layers) quantizer.drop_quantized_stream();
+    if (done == 0) return;
+    folder.write_index_of_finished_blocks();
+    const auto finished = open_model(folder.working_path());
+    for (int64_t layer = 0; layer < done; ++layer) {
+      report_progress(progress, "resume", layer, done,
+                      fmt::format("replaying block {}/{}", layer + 1, n_layers));
+      if (done < n_layers || tunes_at_the_end)
+        quantizer.replay(layer, load_block(device, *finished, layer, options.products));
+      blocks.push_back(folder.block_report(layer));
     }
   }
-  return weights > 0.0 ? 8.0 * bytes / weights : 16.0;
-}
+
+  void quantize(int64_t first, StageClock& phases) {
+    const ModelConfig& config = source.config();
+    const Family& family = family_named(config.family);
+    const NormParams final_norm =
+        load_norm(device, source, std::string(family.modules.final_norm.hf), family.norm);
+    BackgroundTask writing(device.is_asynchronous());
+    for (int64_t layer = first; layer < config.n_layers; ++layer) {
+      const Clock::time_point start = Clock::now();
+      const std::string name = fmt::format("block {}/{}", layer + 1, config.n_layers);
+      const auto tell = [&](const std::string& detail) {
+        report_progress(progress, "quantize", layer, config.n_layers, name + detail);
+      };
+      tell("");
+      const auto on_linear = [&](const StoredLinear& linear) {
+        tell(fmt::format(" {} error {:.4f}{}", linear.name.substr(linear.name.rfind('.') + 1),
+                         linear.solution ? linear.solution->relative_error : 0.0,
+                         linear.solution && linear.solution->rounded_only
+                             ? " (rounded: not positive definite)"
+                             : ""));
+      };
+      const auto on_tune_step = [&](int64_t step, double loss) {
+        tell(fmt::format(" tune {}/{} loss {:.4g}", step, options.tune_steps, loss));
+      };
+      const bool corrects_final = options.final_correction && layer + 1 == config.n_layers;
+      phases.enter("quantize");
+      const auto block = std::make_shared<QuantizedBlock>(quantizer.quantize(
+          layer, corrects_final ? &final_norm : nullptr, on_linear, on_tune_step));
+      phases.enter("write");
+      json report = describe(*block);
+      report["block"] = layer;
+      // The device's memory is the next block's.
+      for (const BlockLinear& linear : kBlockLinears) block->weights.*linear.member = {};
+      writing.start(folder.block_writer(device, pool, config, layer, block, report));
+      blocks.push_back(std::move(report));
+      timings.push_back(times_of(*block, layer, Clock::now() - start));
+    }
+    writing.wait();
+  }
+
+  /// What the last block found for the final norm's shift; may be empty.
+  std::vector<float> final_shift() const {
+    const json& last = blocks.back();
+    return last.contains("final_shift") ? last["final_shift"].get<std::vector<float>>()
+                                        : std::vector<float>();
+  }
+
+ private:
+  static json times_of(const QuantizedBlock& block, int64_t layer,
+                       std::chrono::duration<double> whole) {
+    json seconds{{"block", layer}, {"stage_seconds", block.stage_seconds}};
+    for (const StoredLinear& linear : block.linears)
+      seconds["linear_seconds"][linear.name] = linear.seconds;
+    if (block.tuning) seconds["tune_seconds"] = block.tuning->seconds;
+    seconds["seconds"] = whole.count();
+    seconds["peak_memory_bytes"] = peak_resident_bytes();
+    return seconds;
+  }
+};
 
 }  // namespace
 
@@ -273,10 +219,6 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   QuantizeOptions options = requested;
   StageClock phases(device);
   phases.enter("open");
-  const auto report_progress = [&](const char* stage, int64_t done, int64_t total,
-                                   const std::string& detail) {
-    if (progress) progress({stage, done, total, detail});
-  };
   const std::shared_ptr<const WeightSource> base = open_model(model);
   if (base->format() == "d2quant")
     fail(ErrorCode::kInvalidArgument, "{}: is quantized already", model.string());
@@ -285,24 +227,8 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   const QuantizePlan plan = plan_quantization(base->config(), options, MemoryBudget::of(group));
   for (int rank = 0; rank < group.size(); ++rank)
     group.device(rank).limit_chunk_tokens(plan.placement.chunk_tokens);
-  const auto tokenizer = load_tokenizer(model);
-  CalibrationSet calibration;
-  if (BlockQuantizer::needs_statistics(options)) {
-    report_progress("calibrate", 0, 1, options.calibration);
-    phases.enter("calibrate");
-    calibration =
-        options.calibration == "self"
-            ? generate_calibration_set(device, base, options.samples, options.sequence_length,
-                                       options.seed, options.products, progress)
-            : sample_windows(read_calibration_text(options.calibration), options.calibration,
-                             *tokenizer, options.samples, options.sequence_length, options.seed);
-    for (const int32_t id : calibration.ids) {
-      if (id < 0 || id >= base->config().vocab_size) {
-        fail(ErrorCode::kCorrupt, "{}: the tokenizer gives id {} but the embedding has {} rows",
-             model.string(), id, base->config().vocab_size);
-      }
-    }
-  }
+  if (BlockQuantizer::needs_statistics(options)) phases.enter("calibrate");
+  const CalibrationSet calibration = calibration_windows(device, model, base, options, progress);
   phases.enter("start");
   // A pool of its own, because it works beside everything else.
   ThreadPool loading_pool(device.is_asynchronous() ? std::max(1, pool.n_threads() / 2) : 1);
@@ -321,7 +247,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
       make_rope_tables(device, config, std::max<int64_t>(options.sequence_length, 2));
   if (options.target_bits > 0.0) phases.enter("allocate");
   allocate_bits(device, *source, rope, calibration.ids, options, [&](int64_t layer) {
-    report_progress("allocate", layer, config.n_layers,
+    report_progress(progress, "allocate", layer, config.n_layers,
                     fmt::format("bits of block {}/{}", layer + 1, config.n_layers));
   });
 
@@ -338,74 +264,14 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   std::optional<GroupQuantizer> held_quantizer;
   GroupQuantizer& quantizer = held_quantizer.emplace(group, *source, options, plan.placement);
   start_streams(quantizer, device, pool, *source, options, calibration.ids);
-  const Family& family = family_named(config.family);
-  const NormParams final_norm =
-      load_norm(device, *source, std::string(family.modules.final_norm.hf), family.norm);
-
-  json blocks = json::array();
-  const int64_t done = folder.blocks_done();
   const bool tunes = tunes_end(options) && !folder.tuned_report();
-  // Behind the last block only the teacher's stream is still wanted.
-  if (done == config.n_layers) quantizer.drop_quantized_stream();
-  if (done > 0) {
-    folder.write_index_of_finished_blocks();
-    const auto finished = open_model(folder.working_path());
-    for (int64_t layer = 0; layer < done; ++layer) {
-      report_progress("resume", layer, done,
-                      fmt::format("replaying block {}/{}", layer + 1, config.n_layers));
-      if (done < config.n_layers || tunes)
-        quantizer.replay(layer, load_block(device, *finished, layer, options.products));
-      blocks.push_back(folder.block_report(layer));
-    }
-  }
-  json timings = json::array();
-  BackgroundTask writing(device.is_asynchronous());
-  for (int64_t layer = done; layer < config.n_layers; ++layer) {
-    const Clock::time_point block_start = Clock::now();
-    report_progress("quantize", layer, config.n_layers,
-                    fmt::format("block {}/{}", layer + 1, config.n_layers));
-    const auto on_linear = [&](const StoredLinear& linear) {
-      const std::string short_name = linear.name.substr(linear.name.rfind('.') + 1);
-      report_progress(
-          "quantize", layer, config.n_layers,
-          fmt::format("block {}/{} {} error {:.4f}{}", layer + 1, config.n_layers, short_name,
-                      linear.solution ? linear.solution->relative_error : 0.0,
-                      linear.solution && linear.solution->rounded_only
-                          ? " (rounded: not positive definite)"
-                          : ""));
-    };
-    const auto on_tune_step = [&](int64_t step, double loss) {
-      report_progress("quantize", layer, config.n_layers,
-                      fmt::format("block {}/{} tune {}/{} loss {:.4g}", layer + 1, config.n_layers,
-                                  step, options.tune_steps, loss));
-    };
-    const bool corrects_final = options.final_correction && layer + 1 == config.n_layers;
-    phases.enter("quantize");
-    const auto block = std::make_shared<QuantizedBlock>(
-        quantizer.quantize(layer, corrects_final ? &final_norm : nullptr, on_linear, on_tune_step));
-    phases.enter("write");
-    json block_report = describe(*block);
-    block_report["block"] = layer;
-    // The device's memory is the next block's.
-    for (const BlockLinear& linear : kBlockLinears) block->weights.*linear.member = {};
-    writing.start(folder.block_writer(device, pool, config, layer, block, block_report));
-    blocks.push_back(std::move(block_report));
-    json seconds{{"block", layer}, {"stage_seconds", block->stage_seconds}};
-    for (const StoredLinear& linear : block->linears)
-      seconds["linear_seconds"][linear.name] = linear.seconds;
-    if (block->tuning) seconds["tune_seconds"] = block->tuning->seconds;
-    seconds["seconds"] = std::chrono::duration<double>(Clock::now() - block_start).count();
-    seconds["peak_memory_bytes"] = peak_resident_bytes();
-    timings.push_back(std::move(seconds));
-  }
-  writing.wait();
+  BlockLoop loop{device, pool, *source, options, quantizer, folder, progress};
+  const int64_t done = folder.blocks_done();
+  loop.resume(done, tunes);
+  loop.quantize(done, phases);
   quantizer.finish();
-  report_progress("write", config.n_layers, config.n_layers, output.string());
-  const json& last = blocks.back();
-  folder.write_rest(packed_rest(device, pool, *source, options,
-                                last.contains("final_shift")
-                                    ? last["final_shift"].get<std::vector<float>>()
-                                    : std::vector<float>()));
+  report_progress(progress, "write", config.n_layers, config.n_layers, output.string());
+  folder.write_rest(packed_rest(device, pool, *source, options, loop.final_shift()));
   write_tokenizer_files(model, folder.working_path());
   if (tunes) {
     phases.enter("tune");
@@ -416,7 +282,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   }
   const std::optional<json> end_tuning = folder.tuned_report();
   if (end_tuning) {
-    report_progress("write", config.n_layers, config.n_layers, output.string());
+    report_progress(progress, "write", config.n_layers, config.n_layers, output.string());
     folder.apply_tuned();
   }
 
@@ -425,13 +291,13 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
               {"tool_version", options.tool_version},
               {"settings", settings},
               {"calibration_hash", calibration.hash},
-              {"bits_per_weight", bits_per_weight(blocks)},
-              {"blocks", blocks}};
+              {"bits_per_weight", bits_per_weight(loop.blocks)},
+              {"blocks", loop.blocks}};
   for (json& block : report["blocks"]) block.erase("final_shift");
   if (end_tuning) report["end_tuning"] = *end_tuning;
   folder.write_report(report);
   phases.stop();
-  report["timings"] = timings;
+  report["timings"] = loop.timings;
   report["phase_seconds"] = phases.seconds();
   report["model"] = model.string();
   report["model_fingerprint"] = identity["model"];
@@ -452,7 +318,7 @@ json quantize(const fs::path& model, const fs::path& output, const QuantizeOptio
   if (before_publishing) before_publishing(folder.working_path(), report);
   folder.publish();
   report["output_bytes"] = folder.total_bytes();
-  report_progress("quantize", config.n_layers, config.n_layers, "done");
+  report_progress(progress, "quantize", config.n_layers, config.n_layers, "done");
   return report;
 }
 
