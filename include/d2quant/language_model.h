@@ -17,7 +17,7 @@ struct LanguageModelOptions {
 };
 
 struct ContinuationOptions {
-  int64_t max_tokens = 128;
+  int64_t max_tokens = 128;  ///< at least 0; the model's context ends the text, too
   double temperature = 0.8;  ///< 0 = always the most likely token
   double top_p = 0.95;
   uint64_t seed = 0;

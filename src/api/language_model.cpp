@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/error.h"
 #include "base/thread_pool.h"
 #include "engine/generate.h"
 #include "eval/perplexity.h"
@@ -40,6 +41,8 @@ std::vector<int32_t> LanguageModel::tokenize(std::string_view text, bool add_spe
 std::string LanguageModel::continue_text(std::string_view prompt,
                                          const ContinuationOptions& options,
                                          const std::function<bool(std::string_view)>& on_text) {
+  if (options.max_tokens < 0)
+    fail(ErrorCode::kInvalidArgument, "max_tokens: {} is negative", options.max_tokens);
   const ModelConfig& config = state_->source->config();
   GenerateOptions generate_options;
   generate_options.max_tokens = options.max_tokens;
@@ -48,9 +51,10 @@ std::string LanguageModel::continue_text(std::string_view prompt,
   generate_options.sampling.seed = options.seed;
   generate_options.stop_tokens = config.eos_tokens;
   const auto ids = tokenize(prompt, /*add_special=*/true);
-  int64_t context = static_cast<int64_t>(ids.size()) + std::max<int64_t>(options.max_tokens, 1);
-  if (config.max_positions > 0) context = std::min(context, config.max_positions);
-  const auto sequence = make_sequence(*state_->device, state_->transformer, context);
+  const int64_t wanted = static_cast<int64_t>(ids.size()) +
+                         std::clamp<int64_t>(options.max_tokens, 1, config.max_positions);
+  const auto sequence =
+      make_sequence(*state_->device, state_->transformer, std::min(wanted, config.max_positions));
   return generate(*sequence, *state_->tokenizer, ids, generate_options, on_text).text;
 }
 
