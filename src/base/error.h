@@ -1,5 +1,5 @@
 // The two kinds of failure: Error is wrong input (files, flags, machine), InternalError is our bug.
-// The library throws; only cli/ and serve/ catch and report.
+// The library throws; only cli/ catches and reports.
 #pragma once
 
 #include <fmt/format.h>

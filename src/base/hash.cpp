@@ -42,12 +42,6 @@ std::string hash_hex(std::span<const std::byte> bytes) {
   return to_hex(XXH3_128bits(bytes.data(), bytes.size()));
 }
 
-std::string hash_hex(std::string_view text) { return hash_hex(std::as_bytes(std::span(text))); }
-
-std::string hash_file_hex(const std::filesystem::path& path) {
-  return hash_hex(MmapFile(path).bytes());
-}
-
 std::string sampled_file_hash_hex(const std::filesystem::path& path) {
   constexpr size_t kEndBytes = size_t{1} << 20;
   constexpr size_t kPieceBytes = size_t{16} << 10;

@@ -28,9 +28,6 @@ class Hasher {
 
 /// 32 hex digits of the bytes.
 std::string hash_hex(std::span<const std::byte> bytes);
-std::string hash_hex(std::string_view text);
-/// 32 hex digits of a file's content. Throws as MmapFile does.
-std::string hash_file_hex(const std::filesystem::path& path);
 
 /// Files up to this size are hashed whole by sampled_file_hash_hex().
 inline constexpr size_t kWholeHashBytes = size_t{4} << 20;

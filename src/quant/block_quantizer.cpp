@@ -34,6 +34,13 @@ Tensor expanded(Device& device, const LinearSolution& solution) {
   return weight;
 }
 
+/// The weights that packed codes stand for, on the device in `dtype`.
+Tensor expand(Device& device, const PackedView& packed, DType dtype) {
+  Matrix<float> weights(packed.layout.rows, packed.layout.cols);
+  dequantize(packed, weights.span());
+  return to_device(device, weights, dtype);
+}
+
 }  // namespace
 
 BlockQuantizer::BlockQuantizer(Device& device, const WeightSource& source,
@@ -149,12 +156,6 @@ void BlockQuantizer::check_finite(int64_t layer, const char* what, const TokenRo
     }
     first += chunks[0].rows();
   });
-}
-
-Tensor expand(Device& device, const PackedView& packed, DType dtype) {
-  Matrix<float> weights(packed.layout.rows, packed.layout.cols);
-  dequantize(packed, weights.span());
-  return to_device(device, weights, dtype);
 }
 
 Linear densify(Device& device, const Linear& linear, DType dtype) {

@@ -143,8 +143,6 @@ class BlockQuantizer {
   std::unique_ptr<Caches> caches_;
 };
 
-/// The weights that packed codes stand for, on the device in `dtype`.
-Tensor expand(Device& device, const PackedView& packed, DType dtype);
 /// `linear` with packed codes expanded to `dtype`, as the streams run it.
 Linear densify(Device& device, const Linear& linear, DType dtype);
 

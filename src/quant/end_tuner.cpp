@@ -1,7 +1,6 @@
 #include "quant/end_tuner.h"
 
 #include <algorithm>
-#include <chrono>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -10,8 +9,6 @@
 
 namespace d2q {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 // Adam's moments mean little in the first steps, and all of the model's scales move at once.
 constexpr int64_t kWarmUpSteps = 10;
@@ -135,7 +132,6 @@ double EndTuner::differentiate(std::span<const int32_t> ids, std::span<const int
 EndTuning EndTuner::tune(
     std::span<const int32_t> ids,
     const std::function<void(int64_t step, double divergence)>& on_step) const {
-  const Clock::time_point start = Clock::now();
   const int64_t n_training = options_.samples - held_out_windows(options_.samples);
   std::vector<int64_t> held_out(static_cast<size_t>(options_.samples - n_training));
   std::iota(held_out.begin(), held_out.end(), n_training);
@@ -161,7 +157,6 @@ EndTuning EndTuner::tune(
   model_.round();
   result.divergence_after = divergence(ids, held_out);
   result.accepted = result.divergence_after < result.divergence_before;  // not with a NaN either
-  result.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   return result;
 }
 

@@ -20,7 +20,6 @@ struct EndTuning {
   double divergence_before = 0.0;
   double divergence_after = 0.0;
   bool accepted = false;  // whether it fell; else the model stays as it was
-  double seconds = 0.0;
 };
 
 /// Whether the options ask for it: method d2quant, and steps.

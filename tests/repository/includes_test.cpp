@@ -28,10 +28,9 @@ const Arrows kArrows = {
     {"eval", {"base", "codec", "format", "kernels", "text", "model", "engine"}},
     {"report", {"base"}},
     {"api", {"base", "codec", "format", "kernels", "text", "model", "engine", "eval", "d2quant"}},
-    {"serve", {"base", "codec", "format", "kernels", "text", "model", "engine"}},
     {"cli",
      {"base", "codec", "format", "kernels", "linalg", "text", "model", "quant", "export", "engine",
-      "eval", "report", "serve", "d2quant"}},
+      "eval", "report", "d2quant"}},
     {"d2quant", {}},
 };
 
