@@ -6,6 +6,7 @@
 #include <array>
 #include <dnnl.hpp>
 #include <memory>
+#include <mutex>
 #include <unordered_map>
 #include <vector>
 
@@ -82,6 +83,10 @@ class ProductCache {
 
   static std::unique_ptr<Product> build(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k,
                                         int64_t lda, int64_t ldb, int64_t ldc, bool add) {
+    // oneDNN hands out what another thread has built, guarded in code that ThreadSanitizer does not
+    // see: one builds at a time.
+    static std::mutex building;
+    const std::lock_guard lock(building);
     using Desc = dnnl::memory::desc;
     using Dims = dnnl::memory::dims;
     constexpr auto kBf16 = dnnl::memory::data_type::bf16;
