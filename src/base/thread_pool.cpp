@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <csignal>
 #include <cstdint>
 #include <exception>
 #include <mutex>
@@ -37,6 +38,23 @@ void pause() {
   std::this_thread::yield();
 #endif
 }
+
+/// Keeps signals away from the threads that are started meanwhile: in the midst of a dense product
+/// the stack pointer need not lead into a stack, and a handler would write below it.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t before_ = {};
+};
 
 /// Returns when `value` is seen to differ from `old`.
 void wait_while(const std::atomic<uint32_t>& value, uint32_t old) {
@@ -124,6 +142,7 @@ ThreadPool::ThreadPool(int n_threads) {
   }
   if (n_threads == 0) n_threads = available_cores();
   state_ = std::make_unique<State>(n_threads);
+  const SignalsBlocked blocked;
   try {
     for (int worker = 1; worker < n_threads; ++worker) {
       state_->workers.emplace_back([state = state_.get(), worker] { state->work(worker); });

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <csignal>
 #include <stdexcept>
 #include <thread>
 #include <vector>
@@ -107,6 +108,28 @@ TEST(ThreadPoolConstructionTest, ZeroMeansAtLeastOneThread) {
 TEST(ThreadPoolConstructionTest, RefusesImpossibleCounts) {
   D2Q_EXPECT_ERROR(ThreadPool(-1), ErrorCode::kInvalidArgument, "threads");
   D2Q_EXPECT_ERROR(ThreadPool(5000), ErrorCode::kInvalidArgument, "5000");
+}
+
+TEST(ThreadPoolSignals, ItsThreadsLeaveSignalsToTheCallers) {
+  sigset_t before = {};
+  ASSERT_EQ(pthread_sigmask(SIG_BLOCK, nullptr, &before), 0);
+  ThreadPool pool(3);
+  std::atomic<int> with_signals = 0;
+  std::atomic<int> without = 0;
+  // Until one of its own threads has had a task.
+  for (int round = 0; round < 1000 && without == 0; ++round) {
+    pool.parallel_for(64, [&](int64_t, int worker) {
+      sigset_t mask = {};
+      pthread_sigmask(SIG_BLOCK, nullptr, &mask);
+      if (worker == 0) return;
+      ++(sigismember(&mask, SIGINT) == 1 ? without : with_signals);
+    });
+  }
+  EXPECT_GT(without, 0);
+  EXPECT_EQ(with_signals, 0);
+  sigset_t after = {};
+  ASSERT_EQ(pthread_sigmask(SIG_BLOCK, nullptr, &after), 0);
+  EXPECT_EQ(sigismember(&after, SIGINT), sigismember(&before, SIGINT));
 }
 
 }  // namespace
