@@ -16,6 +16,8 @@ set(D2Q_AVX512_FLAGS -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -ma
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # GCC 12's own intrinsics headers read their "undefined" vectors (GCC bug 105593).
   list(APPEND D2Q_AVX512_FLAGS -Wno-uninitialized -Wno-maybe-uninitialized)
+  list(APPEND D2Q_AVX2_FLAGS -fno-gcse)
+  list(APPEND D2Q_AVX512_FLAGS -fno-gcse)
 endif()
 set(D2Q_AVX512VBMI_FLAGS ${D2Q_AVX512_FLAGS} -mavx512vbmi -mgfni)
 set(D2Q_AVX512BF16_FLAGS ${D2Q_AVX512_FLAGS} -mavx512bf16)

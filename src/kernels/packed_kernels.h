@@ -93,11 +93,11 @@ struct QuantizedTokens {
   const float* sum = nullptr;    // [n_tokens, blocks]: Σ q
   int64_t token_stride = 0;      // padded columns
   int64_t block_stride = 0;      // blocks
-  // For lookups only: [n_tokens, steps, table_stride], and what the looked-up sums of each block
-  // are too large by, [n_tokens, blocks].
+  // For lookups only: [n_tokens, steps, table_stride], and for each block, [n_tokens, blocks], what
+  // twice a looked-up sum exceeds 2 dot - sum by.
   const uint8_t* tables = nullptr;
   int64_t table_stride = 0;  // LookupKernels::table_bytes of the most planes among the matrices
-  const int32_t* table_offset = nullptr;
+  const float* table_offset = nullptr;
 };
 
 /// One row tile of 16 rows. No alignment is assumed.
@@ -115,8 +115,9 @@ struct LookupKernels {
   int64_t table_bytes[2] = {};    // of a step, by planes - 2; those of more planes serve fewer, too
   int64_t max_tokens = 0;         // more share a code's bits better as products
   bool for_8_bit_digits = false;  // whether this beats the products of a8, too
-  /// The tables of a block of 32 * n_steps columns; `low` is null for a8. Returns what a dot
-  /// product that adds their entries is too large by: Σ max(-q, 0).
+  /// The tables of a block of 32 * n_steps columns; `low` is null for a8. Returns what the sums
+  /// that mat_vec looks up exceed the dot products by; sum + 2 * that is
+  /// QuantizedTokens::table_offset, an integer below 2^23.
   int32_t (*build_tables)(const int8_t* high, const int8_t* low, int64_t n_steps, int n_planes,
                           uint8_t* tables) noexcept = nullptr;
   /// y[16] = the tile times one token, which has tables; its digits are not read. The same bits as

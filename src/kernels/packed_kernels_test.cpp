@@ -250,13 +250,14 @@ TEST_P(PackedKernelsTest, LookedUpSumsHaveTheBitsOfTheScalarProducts) {
         const int table_planes = planes == 2 && run >= 4 ? 3 : planes;
         const int64_t stride = lookup->table_bytes[table_planes - 2];
         std::vector<uint8_t> tables(tokens.high.size() / 32 * static_cast<size_t>(stride));
-        std::vector<int32_t> offsets;
+        std::vector<float> offsets;
         for (int64_t group = 0, step = 0; group < geometry.n_groups; ++group) {
           for (int64_t left = geometry.steps_of(group); left > 0; left -= kBlockSteps) {
             const int64_t n_steps = std::min(left, kBlockSteps);
-            offsets.push_back(lookup->build_tables(
+            const int32_t excess = lookup->build_tables(
                 tokens.view.high + 32 * step, eight_bits ? nullptr : tokens.view.low + 32 * step,
-                n_steps, table_planes, tables.data() + step * stride));
+                n_steps, table_planes, tables.data() + step * stride);
+            offsets.push_back(tokens.view.sum[offsets.size()] + 2.0f * static_cast<float>(excess));
             step += n_steps;
           }
         }

@@ -33,6 +33,10 @@ constexpr int kPlaces = 4;  // b, of a byte in its dword
 /// nibbles are columns of one atom.
 constexpr int64_t kTablesBytes = 256;
 
+/// The sums that are looked up have their high bytes' mean less 128, so that it fits in a signed
+/// word: 32 * 256 * 128.
+constexpr int32_t kMeanBias = 32 << 15;
+
 __m256i load256(const void* bytes) noexcept {
   return _mm256_loadu_si256(static_cast<const __m256i*>(bytes));
 }
@@ -146,7 +150,7 @@ int32_t build_tables(const int8_t* high, const int8_t* low, int64_t n_steps, int
   __m128i sum =
       _mm_add_epi32(_mm256_castsi256_si128(offsets), _mm256_extracti128_si256(offsets, 1));
   sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
-  return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1)));
+  return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1))) - kMeanBias;
 }
 
 // --- looked-up bytes and their sums --------------------------------------------------------------
@@ -190,14 +194,12 @@ D2Q_ALWAYS_INLINE LookedUp sum_of(const LookedUp& a, const LookedUp& b) noexcept
   return {sum_of(a.low, b.low), sum_of(a.high, b.high)};
 }
 
-/// kMeanBias too small, so that the means fit in a signed word: means and excesses as words
-/// [row: low byte, high byte]. 8 rows, 4 of each lane.
-constexpr int32_t kMeanBias = 32 << 15;
-
 struct Rows16 {
   __m256i half[2];
 };
 
+/// kMeanBias too small, so that the means fit in a signed word: means and excesses as words
+/// [row: low byte, high byte]. 8 rows, 4 of each lane.
 D2Q_ALWAYS_INLINE Rows16 dots_of(__m256i means, __m256i excesses) noexcept {
   const __m256i weights = _mm256_set1_epi32(32 - (1 << 16));  // words 32, -1
   return {{_mm256_madd_epi16(_mm256_unpacklo_epi16(means, excesses), weights),
@@ -387,18 +389,15 @@ void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcep
         block_dots<kPlanes, false>(step, tables, x.table_stride, n_steps, dots);
       }
       const __m256 scale = _mm256_set1_ps(x.scale[block]);
-      // 2 dot - sum of the true dot product: all of these are integers below 2^24.
-      const __m256 offset =
-          _mm256_cvtepi32_ps(_mm256_set1_epi32(x.table_offset[block] - kMeanBias));
-      const __m256 sum = _mm256_fmadd_ps(two, offset, _mm256_set1_ps(x.sum[block]));
+      const __m256 offset = _mm256_set1_ps(x.table_offset[block]);
       D2Q_UNROLL
       for (int half = 0; half < 2; ++half) {
         D2Q_UNROLL
         for (int k = 0; k < kPlanes; ++k) {
           const __m256 r = load_half8(params + k * kRows + half * kHalfRows);
           const __m256 dot = _mm256_cvtepi32_ps(dots[k].half[half]);
-          out[half] =
-              _mm256_fmadd_ps(_mm256_mul_ps(r, scale), _mm256_fmsub_ps(two, dot, sum), out[half]);
+          out[half] = _mm256_fmadd_ps(_mm256_mul_ps(r, scale), _mm256_fmsub_ps(two, dot, offset),
+                                      out[half]);
         }
       }
       step += n_steps * kStepBytes;

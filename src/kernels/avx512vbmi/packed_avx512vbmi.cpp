@@ -67,12 +67,9 @@ template <int kPlanes>
 struct LookedUpDots {
   __m512i sums[kPlanes][kTables];
 
-  explicit LookedUpDots(int32_t offset) noexcept {
+  LookedUpDots() noexcept {
     D2Q_UNROLL
-    for (int k = 0; k < kPlanes; ++k) {
-      sums[k][0] = _mm512_set1_epi32(-offset);
-      sums[k][1] = _mm512_setzero_si512();
-    }
+    for (int k = 0; k < kPlanes; ++k) sums[k][0] = sums[k][1] = _mm512_setzero_si512();
   }
 
   void add_step(const uint8_t* step, const uint8_t* tables) noexcept {
@@ -124,7 +121,7 @@ void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcep
     int64_t left = group + 1 == tile.n_groups ? tile.last_group_steps : tile.group_steps;
     for (; left > 0; left -= kBlockSteps, ++block) {
       const int64_t n_steps = left < kBlockSteps ? left : kBlockSteps;
-      LookedUpDots<kPlanes> dots(x.table_offset[block]);
+      LookedUpDots<kPlanes> dots;
       for (int64_t s = 0; s < n_steps; ++s) {
         D2Q_PREFETCH(step, kStepBytes);
         dots.add_step(step, tables);
@@ -132,11 +129,11 @@ void mat_vec(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcep
         tables += 2 * kTableBytes;
       }
       const __m512 scale = _mm512_set1_ps(x.scale[block]);
-      const __m512 sum = _mm512_set1_ps(x.sum[block]);
+      const __m512 offset = _mm512_set1_ps(x.table_offset[block]);
       D2Q_UNROLL
       for (int k = 0; k < kPlanes; ++k) {
         const __m512 r = load_half16(params + k * kRows);
-        const __m512 centred = _mm512_fmsub_ps(_mm512_set1_ps(2.0f), dots.dot(k), sum);
+        const __m512 centred = _mm512_fmsub_ps(_mm512_set1_ps(2.0f), dots.dot(k), offset);
         out = _mm512_fmadd_ps(_mm512_mul_ps(r, scale), centred, out);
       }
     }

@@ -41,7 +41,7 @@ void QuantizedActivations::assign(ThreadPool& pool, const PackedKernels& kernels
   if (table_planes_ != 0) {
     table_stride_ = kernels.lookup->table_bytes[table_planes_ - 2];
     tables_ = table_memory_.reserve<uint8_t>(n_tokens * geometry_.tile_steps * table_stride_);
-    table_offset_ = offset_memory_.reserve<int32_t>(n_tokens * n_blocks_);
+    table_offset_ = offset_memory_.reserve<float>(n_tokens * n_blocks_);
   }
   const int64_t task_groups = std::max<int64_t>(1, kTaskColumns / layout.group_size);
   const int64_t n_segments = (geometry_.n_groups + task_groups - 1) / task_groups;
@@ -73,9 +73,10 @@ void QuantizedActivations::quantize_groups(const PackedKernels& kernels, const T
       kernels.quantize_block(in_place ? x.data<float>() + begin : padded.data(), n_steps,
                              high_ + offset, low, scale_ + block, sum_ + block);
       if (tables_ != nullptr) {
-        table_offset_[block] =
+        const int32_t excess =
             kernels.lookup->build_tables(high_ + offset, low, n_steps, table_planes_,
                                          tables_ + offset / kStepColumns * table_stride_);
+        table_offset_[block] = sum_[block] + 2.0f * static_cast<float>(excess);
       }
       offset += n_steps * kStepColumns;
       ++block;

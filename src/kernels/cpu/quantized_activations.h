@@ -39,7 +39,7 @@ class QuantizedActivations {
   int table_planes_ = 0;
   int64_t table_stride_ = 0;  // of a step
   uint8_t* tables_ = nullptr;
-  int32_t* table_offset_ = nullptr;
+  float* table_offset_ = nullptr;
   ScratchBuffer high_memory_, low_memory_, scale_memory_, sum_memory_, table_memory_,
       offset_memory_;
 };
