@@ -95,11 +95,14 @@ std::vector<KernelSpeed> measure_kernels(ThreadPool& pool, const KernelSpeedOpti
     for (const int64_t n_tokens : options.tokens) {
       const Tensor x = gaussian_tensor(n_tokens, options.columns);
       const Tensor y = gaussian_tensor(n_tokens, rows);
-      const PackedProductView product{weights.view(), Tensor(), y};
       std::vector<PackedMultiplier> multipliers;
+      std::vector<PackedProductView> products;
       const size_t first = results.size();
       for (const Isa isa : vector_isas()) {
-        multipliers.emplace_back(pool, packed_kernels(isa), options.activations);
+        const PackedMultiplier& multiplier =
+            multipliers.emplace_back(pool, packed_kernels(isa), options.activations);
+        // Random bytes stand for codes in any order.
+        products.push_back({weights.view(), Tensor(), y, multiplier.arranges(layout)});
         KernelSpeed& result = results.emplace_back();
         result.format = fmt::format(
             "{} {}", format.kind == PackedKind::kSignPlanes ? "planes" : "uniform", format.bits);
@@ -113,7 +116,7 @@ std::vector<KernelSpeed> measure_kernels(ThreadPool& pool, const KernelSpeedOpti
         const double flops = n_tokens == 1 ? 0.0 : gemm_flops(pool, options.precision);
         for (size_t i = 0; i < multipliers.size(); ++i) {
           const auto start = std::chrono::steady_clock::now();
-          multipliers[i].multiply(x, {&product, 1}, options.precision);
+          multipliers[i].multiply(x, {&products[i], 1}, options.precision);
           const double seconds =
               std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
           if (repeat == 0) continue;

@@ -116,7 +116,8 @@ class Device {
     return done.get_future();
   }
   /// A packed matrix for packed_linear(). The CPU's is a view of `packed`, which has to outlive it
-  /// (a model's mapped file does); other devices copy.
+  /// (a model's mapped file does), except for sign planes under AVX2, which it copies in an order
+  /// that is faster there; other devices copy.
   virtual PackedTensor upload_packed(const PackedView& packed) = 0;
   /// Whether upload_packed() and packed_linear() take the layout; others are held dense.
   virtual bool runs_packed(const PackedLayout& layout) const { return layout.bits != 6; }

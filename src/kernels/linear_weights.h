@@ -11,14 +11,14 @@ namespace d2q {
 /// A packed matrix in a device's memory. Copies share it.
 struct PackedTensor {
   PackedLayout layout;
-  Tensor codes;   // [1, codes_bytes()] u8, in the order of codec/packed_matrix.h
+  Tensor codes;   // [1, codes_bytes()] u8, in the order that Device::upload_packed() gave them
   Tensor scales;  // [1, scales_count()] f16
 };
 
 /// A linear layer: exactly one of dense and packed. bias may be empty.
 struct Linear {
   Tensor dense;                        // [out, in] f32 or bf16
-  std::optional<PackedTensor> packed;  // on the CPU a view of the file's mapping
+  std::optional<PackedTensor> packed;  // on most CPUs a view of the file's mapping
   Tensor bias;                         // [1, out] f32
 
   int64_t rows() const { return packed ? packed->layout.rows : dense.rows(); }

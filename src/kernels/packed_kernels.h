@@ -124,6 +124,12 @@ struct LookupKernels {
   /// PackedKernels::mat_vec where the token's sums are those of its digits.
   using MatVec = void (*)(const PackedTile& tile, const QuantizedTokens& x, float* y) noexcept;
   MatVec mat_vec[2] = {};  // by planes - 2
+  /// n_steps steps from the order of packed_atoms.h into the one that mat_vec reads, and back; as
+  /// many bytes, other memory. Null: mat_vec reads the former. Where not, max_tokens is that of all
+  /// products on codes and for_8_bit_digits is set: no other kernel multiplies by such codes.
+  using Reorder = void (*)(const uint8_t* codes, int64_t n_steps, uint8_t* out) noexcept;
+  Reorder arrange[2] = {};
+  Reorder restore[2] = {};
 };
 
 struct PackedKernels {

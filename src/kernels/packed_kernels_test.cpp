@@ -271,9 +271,15 @@ TEST_P(PackedKernelsTest, LookedUpSumsHaveTheBitsOfTheScalarProducts) {
                             geometry.n_groups, geometry.group_steps, geometry.last_group_steps};
         };
         const PackedFormat format = planes == 2 ? kSignPlanes2 : kSignPlanes3;
+        std::vector<uint8_t> arranged(static_cast<size_t>(geometry.tile_code_bytes));
         for (int64_t i = 0; i < 3; ++i) {
           kPackedKernelsScalar.mat_vec[format](tile(i), tokens.view, expected.data() + 16 * i);
-          lookup->mat_vec[planes - 2](tile(i), tokens.view, found.data() + 16 * i);
+          PackedTile own = tile(i);
+          if (const auto arrange = lookup->arrange[planes - 2]) {
+            arrange(own.codes, geometry.tile_steps, arranged.data());
+            own.codes = arranged.data();
+          }
+          lookup->mat_vec[planes - 2](own, tokens.view, found.data() + 16 * i);
         }
         for (size_t i = 0; i < found.size(); ++i) {
           ASSERT_EQ(std::bit_cast<uint32_t>(found[i]), std::bit_cast<uint32_t>(expected[i]))
@@ -282,6 +288,40 @@ TEST_P(PackedKernelsTest, LookedUpSumsHaveTheBitsOfTheScalarProducts) {
         }
       }
     }
+  }
+}
+
+TEST_P(PackedKernelsTest, ArrangedCodesAreOtherBitsOfTheSameStepAndComeBack) {
+  const LookupKernels* lookup = kernels().lookup;
+  if (lookup == nullptr || lookup->arrange[0] == nullptr) {
+    GTEST_SKIP() << kernels().name << " looks codes up as they are stored";
+  }
+  for (const int planes : {2, 3}) {
+    const auto n_bytes = static_cast<size_t>(step_bytes(planes));
+    const auto arranged = [&](const std::vector<uint8_t>& codes, int64_t n_steps) {
+      std::vector<uint8_t> result(codes.size());
+      lookup->arrange[planes - 2](codes.data(), n_steps, result.data());
+      return result;
+    };
+    // Each bit has a place of its own: 1024 or 1536 of them, all different.
+    std::vector<bool> taken(8 * n_bytes);
+    for (size_t bit = 0; bit < 8 * n_bytes; ++bit) {
+      std::vector<uint8_t> codes(n_bytes);
+      codes[bit / 8] = static_cast<uint8_t>(1 << bit % 8);
+      const std::vector<uint8_t> found = arranged(codes, 1);
+      size_t n_set = 0, place = 0;
+      for (size_t i = 0; i < 8 * n_bytes; ++i) {
+        if (found[i / 8] >> i % 8 & 1) ++n_set, place = i;
+      }
+      ASSERT_EQ(n_set, 1) << "bit " << bit;
+      ASSERT_FALSE(taken[place]) << "bit " << bit << " at " << place;
+      taken[place] = true;
+    }
+    const PackedStorage w =
+        random_packed({PackedKind::kSignPlanes, planes, 16, 7 * kStepColumns, kStepColumns}, 4);
+    std::vector<uint8_t> back(w.codes.size());
+    lookup->restore[planes - 2](arranged(w.codes, 7).data(), 7, back.data());
+    EXPECT_EQ(back, w.codes);
   }
 }
 

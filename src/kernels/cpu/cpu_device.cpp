@@ -106,7 +106,12 @@ class CpuDevice final : public Device {
   }
   void join_transfers() override {}
   PackedTensor upload_packed(const PackedView& packed) override {
-    return {packed.layout, view_of(packed.codes), view_of(packed.scales)};
+    PackedTensor result{packed.layout, view_of(packed.codes), view_of(packed.scales)};
+    if (packed_.arranges(packed.layout)) {
+      result.codes = allocate(1, result.codes.size(), DType::kU8);
+      packed_.arrange(packed, result.codes.data<uint8_t>());
+    }
+    return result;
   }
   void convert(const Tensor& source, const Tensor& destination) override {
     convert_cpu(context_, source, destination);
@@ -127,7 +132,7 @@ class CpuDevice final : public Device {
   }
   void packed_linear(const Tensor& x, const PackedTensor& w, const Tensor& bias, const Tensor& y,
                      DType precision) override {
-    const PackedProductView product{view_of(w), bias, y};
+    const PackedProductView product{view_of(w), bias, y, packed_.arranges(w.layout)};
     packed_.multiply(x, {&product, 1}, precision);
   }
   void packed_linears(const Tensor& x, std::span<const PackedProduct> products,
@@ -137,7 +142,8 @@ class CpuDevice final : public Device {
       const auto part = products.subspan(begin, std::min(kAtOnce, products.size() - begin));
       std::array<PackedProductView, kAtOnce> views;
       for (size_t i = 0; i < part.size(); ++i)
-        views[i] = {view_of(*part[i].w), *part[i].bias, *part[i].y};
+        views[i] = {view_of(*part[i].w), *part[i].bias, *part[i].y,
+                    packed_.arranges(part[i].w->layout)};
       packed_.multiply(x, std::span(views).first(part.size()), precision);
     }
   }
@@ -149,9 +155,12 @@ class CpuDevice final : public Device {
     D2Q_CHECK(y.rows() == n && y.cols() == table.layout.cols && y.dtype() == DType::kF32,
               "{} ids of width {} into {}x{}", n, table.layout.cols, y.rows(), y.cols());
     const PackedView view = view_of(table);
-    context_.pool.parallel_for(n, [&](int64_t row, int) {
-      dequantize_row(view, ids[static_cast<size_t>(row)],
-                     {y.data<float>() + row * y.cols(), static_cast<size_t>(y.cols())});
+    const bool arranged = packed_.arranges(table.layout);
+    context_.pool.parallel_for(n, [&](int64_t i, int) {
+      const int64_t row = ids[static_cast<size_t>(i)];
+      const std::span<float> out(y.data<float>() + i * y.cols(), static_cast<size_t>(y.cols()));
+      if (arranged) return packed_.dequantize_arranged_row(view, row, out);
+      dequantize_row(view, row, out);
     });
   }
   void embed(std::span<const int32_t> ids, const Tensor& table, const Tensor& y) override {

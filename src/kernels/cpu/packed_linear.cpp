@@ -4,6 +4,7 @@
 #include <array>
 #include <optional>
 #include <type_traits>
+#include <vector>
 
 #include "base/error.h"
 #include "base/matrix.h"
@@ -32,6 +33,12 @@ PackedFormat format_of(const PackedLayout& layout) {
   }
 }
 
+/// Null where a layout's lookups, if there are any, read the codes as they are stored.
+LookupKernels::Reorder arrange_of(const PackedKernels& kernels, const PackedLayout& layout) {
+  if (kernels.lookup == nullptr || layout.kind != PackedKind::kSignPlanes) return nullptr;
+  return kernels.lookup->arrange[layout.bits - 2];
+}
+
 /// A packed matrix with its sizes worked out, as pointers for the kernels.
 struct Weights {
   PackedLayout layout;
@@ -39,17 +46,31 @@ struct Weights {
   PackedFormat format;
   const uint8_t* codes;
   const uint16_t* scales;
+  LookupKernels::Reorder restore = nullptr;  // of arranged codes
 
-  explicit Weights(const PackedView& view)
+  Weights(const PackedKernels& kernels, const PackedView& view, bool arranged)
       : layout(view.layout),
         geometry(geometry_of(view.layout)),
         format(format_of(view.layout)),
         codes(view.codes.data()),
-        scales(&view.scales.data()->bits) {}
+        scales(&view.scales.data()->bits) {
+    if (arranged) restore = kernels.lookup->restore[layout.bits - 2];
+  }
 
   PackedTile tile(int64_t index) const {
     return {codes + index * geometry.tile_code_bytes, scales + index * geometry.tile_scales,
             geometry.n_groups, geometry.group_steps, geometry.last_group_steps};
+  }
+  /// What stored_tile() needs.
+  int64_t scratch_bytes() const { return restore == nullptr ? 0 : geometry.tile_code_bytes; }
+  /// A tile whose codes are as they are stored, in `scratch` if they were arranged.
+  PackedTile stored_tile(int64_t index, uint8_t* scratch) const {
+    PackedTile result = tile(index);
+    if (restore != nullptr) {
+      restore(result.codes, geometry.tile_steps, scratch);
+      result.codes = scratch;
+    }
+    return result;
   }
 };
 
@@ -85,8 +106,8 @@ struct Job {
   int64_t n_tasks;
   int64_t tiles_a_task;
 
-  explicit Job(const PackedProductView& product)
-      : weights(product.w),
+  Job(const PackedKernels& kernels, const PackedProductView& product)
+      : weights(kernels, product.w, product.arranged),
         bias(product.bias.empty() ? nullptr : product.bias.data<float>()),
         out(product.y.data<float>()),
         tiles_a_task(tiles_per_task(weights.geometry)) {
@@ -105,11 +126,17 @@ void multiply_by_lookup(const PackedKernels& kernels, const Job& job,
                         const QuantizedActivations& activations, int64_t n_tokens, int64_t begin,
                         int64_t end) {
   const LookupKernels::MatVec mat_vec = kernels.lookup->mat_vec[job.weights.layout.bits - 2];
-  for (int64_t tile = begin; tile < end; ++tile) {
+  // As many tiles at a time as stay in L2 for the other tokens, whose tables are larger than a
+  // tile.
+  const int64_t at_once = std::max<int64_t>(1, (128 << 10) / job.weights.geometry.tile_code_bytes);
+  for (int64_t first = begin; first < end; first += at_once) {
     for (int64_t token = 0; token < n_tokens; ++token) {
-      std::array<float, kTileRows> result;
-      mat_vec(job.weights.tile(tile), activations.tokens(token, 1), result.data());
-      job.store(result.data(), tile, token);
+      const QuantizedTokens x = activations.tokens(token, 1);
+      for (int64_t tile = first; tile < std::min(end, first + at_once); ++tile) {
+        std::array<float, kTileRows> result;
+        mat_vec(job.weights.tile(tile), x, result.data());
+        job.store(result.data(), tile, token);
+      }
     }
   }
 }
@@ -172,9 +199,8 @@ void gemm(int64_t m, int64_t n, int64_t k, const BFloat16* a, const BFloat16* b,
 /// One row tile as out[16, row_stride]. A group's padding runs into the columns of the next group,
 /// which is written after it, or of the stride's spare step.
 template <typename T>
-void dequantize_rows(const PackedKernels& kernels, const Weights& weights, int64_t index, T* out,
-                     int64_t row_stride) {
-  const PackedTile tile = weights.tile(index);
+void dequantize_rows(const PackedKernels& kernels, const Weights& weights, const PackedTile& tile,
+                     T* out, int64_t row_stride) {
   const int64_t bytes = step_bytes(weights.layout.bits);
   for (int64_t group = 0; group < tile.n_groups; ++group) {
     dequantize_group(kernels, weights.format, tile.codes + group * tile.group_steps * bytes,
@@ -201,14 +227,15 @@ void multiply_panels(ThreadPool& pool, const PackedKernels& kernels, const T* x,
   // of few rows are cut finer, for many threads.
   const int64_t panel_tiles = std::clamp<int64_t>(n_tiles / 8, 2, 8);
   Matrix<T> panels(pool.n_threads(), panel_tiles * kTileRows * stride);
+  Matrix<uint8_t> scratch(pool.n_threads(), weights.scratch_bytes());
   float* out = y.data<float>();
   pool.parallel_for((n_tiles + panel_tiles - 1) / panel_tiles, [&](int64_t task, int worker) {
     T* panel = panels.row(worker);
     const int64_t first_tile = task * panel_tiles;
     const int64_t end_tile = std::min(n_tiles, first_tile + panel_tiles);
     for (int64_t tile = first_tile; tile < end_tile; ++tile) {
-      dequantize_rows(kernels, weights, tile, panel + (tile - first_tile) * kTileRows * stride,
-                      stride);
+      dequantize_rows(kernels, weights, weights.stored_tile(tile, scratch.row(worker)),
+                      panel + (tile - first_tile) * kTileRows * stride, stride);
     }
     const int64_t first_row = first_tile * kTileRows;
     const int64_t rows = std::min(end_tile * kTileRows, n_rows) - first_row;
@@ -235,17 +262,51 @@ void multiply_all_panels(ThreadPool& pool, const PackedKernels& kernels, const T
   Matrix<T> converted_memory;
   const T* input = as_products(pool, x, converted_memory);
   for (const PackedProductView& product : products) {
-    const Job job(product);
+    const Job job(kernels, product);
     multiply_panels(pool, kernels, input, x.rows(), job.weights, job.bias, product.y);
   }
 }
 
 }  // namespace
 
-bool PackedMultiplier::uses_lookup(const PackedLayout& layout, int64_t n_tokens) const {
+bool PackedMultiplier::arranges(const PackedLayout& layout) const {
+  return arrange_of(kernels_, layout) != nullptr;
+}
+
+void PackedMultiplier::arrange(const PackedView& w, uint8_t* out) {
+  const Weights weights(kernels_, w, false);
+  const LookupKernels::Reorder reorder = arrange_of(kernels_, w.layout);
+  D2Q_CHECK(reorder != nullptr, "{} bits are not arranged", w.layout.bits);
+  D2Q_CHECK(static_cast<int64_t>(w.codes.size()) == codes_bytes(w.layout), "{} bytes of codes",
+            w.codes.size());
+  const PackedGeometry& geometry = weights.geometry;
+  const int64_t task_tiles = tiles_per_task(geometry);
+  pool_.parallel_for((geometry.n_row_tiles + task_tiles - 1) / task_tiles, [&](int64_t task, int) {
+    const int64_t begin = task * task_tiles;
+    const int64_t end = std::min(geometry.n_row_tiles, begin + task_tiles);
+    reorder(weights.tile(begin).codes, (end - begin) * geometry.tile_steps,
+            out + begin * geometry.tile_code_bytes);
+  });
+}
+
+void PackedMultiplier::dequantize_arranged_row(const PackedView& arranged, int64_t row,
+                                               std::span<float> out) const {
+  const Weights weights(kernels_, arranged, true);
+  const int64_t tile = row / kTileRows;
+  std::vector<uint8_t> codes(static_cast<size_t>(weights.scratch_bytes()));
+  weights.stored_tile(tile, codes.data());
+  PackedLayout layout = arranged.layout;
+  layout.rows = std::min(kTileRows, layout.rows - tile * kTileRows);
+  const auto n_scales = static_cast<size_t>(weights.geometry.tile_scales);
+  const auto scales = arranged.scales.subspan(static_cast<size_t>(tile) * n_scales, n_scales);
+  dequantize_row({layout, codes, scales}, row % kTileRows, out);
+}
+
+bool PackedMultiplier::uses_lookup(const PackedProductView& product, int64_t n_tokens) const {
   const LookupKernels* lookup = kernels_.lookup;
+  const PackedLayout& layout = product.w.layout;
   return lookup != nullptr && layout.kind == PackedKind::kSignPlanes &&
-         n_tokens <= lookup->max_tokens &&
+         product.arranged == arranges(layout) && n_tokens <= lookup->max_tokens &&
          (activations_ == ActivationBits::k16 || lookup->for_8_bit_digits);
 }
 
@@ -260,10 +321,14 @@ void PackedMultiplier::multiply_codes(const Tensor& x,
     int table_planes = 0;
     while (n_jobs < jobs.size() && n_jobs < products.size() &&
            products[n_jobs].w.layout.group_size == layout.group_size) {
-      jobs[n_jobs].emplace(products[n_jobs]);
-      n_tasks += jobs[n_jobs]->n_tasks;
-      const PackedLayout& own = products[n_jobs].w.layout;
-      if (uses_lookup(own, x.rows())) table_planes = std::max(table_planes, own.bits);
+      const PackedProductView& product = products[n_jobs];
+      const Job& job = jobs[n_jobs].emplace(kernels_, product);
+      n_tasks += job.n_tasks;
+      if (uses_lookup(product, x.rows())) {
+        table_planes = std::max(table_planes, product.w.layout.bits);
+      } else {
+        D2Q_CHECK(!product.arranged, "{} tokens cannot be looked up", x.rows());
+      }
       ++n_jobs;
     }
     quantized_.assign(
@@ -276,7 +341,7 @@ void PackedMultiplier::multiply_codes(const Tensor& x,
       const int64_t begin = task * job.tiles_a_task;
       const int64_t end = std::min(job.weights.geometry.n_row_tiles, begin + job.tiles_a_task);
       const auto multiply =
-          uses_lookup(job.weights.layout, x.rows()) ? multiply_by_lookup : multiply_digits;
+          uses_lookup(products[index], x.rows()) ? multiply_by_lookup : multiply_digits;
       multiply(kernels_, job, quantized_, x.rows(), begin, end);
     });
     products = products.subspan(n_jobs);

@@ -83,10 +83,20 @@ double relative_error(const Tensor& y, const Reference& expected) {
   return std::sqrt(error / norm);
 }
 
+/// Codes in the order that the multiplier likes best.
+std::vector<uint8_t> arranged_codes(PackedMultiplier& multiplier, const PackedView& w) {
+  std::vector<uint8_t> codes(w.codes.begin(), w.codes.end());
+  if (multiplier.arranges(w.layout)) multiplier.arrange(w, codes.data());
+  return codes;
+}
+
 void multiply(ThreadPool& pool, const PackedKernels& kernels, const Tensor& x, const PackedView& w,
               const Tensor& bias, const Tensor& y, DType precision) {
-  const PackedProductView product{w, bias, y};
-  PackedMultiplier(pool, kernels).multiply(x, {&product, 1}, precision);
+  PackedMultiplier multiplier(pool, kernels);
+  const std::vector<uint8_t> codes = arranged_codes(multiplier, w);
+  const PackedProductView product{
+      {w.layout, codes, w.scales}, bias, y, multiplier.arranges(w.layout)};
+  multiplier.multiply(x, {&product, 1}, precision);
 }
 
 Tensor run(int n_threads, Isa isa, const Tensor& x, const PackedStorage& w, const Tensor& bias,
@@ -181,6 +191,34 @@ TEST_P(PackedLinearTest, EightBitActivationsHaveARelativeErrorBelow1e2AndTheScal
   }
 }
 
+TEST_P(PackedLinearTest, ArrangedCodesHaveTheBitsOfStoredOnes) {
+  for (const int bits : {2, 3}) {
+    const PackedStorage w = random_packed({PackedKind::kSignPlanes, bits, 90, 300, 128}, 5);
+    for (const ActivationBits activations : {ActivationBits::k8, ActivationBits::k16}) {
+      ThreadPool pool(3);
+      PackedMultiplier multiplier(pool, packed_kernels(GetParam()), activations);
+      if (!multiplier.arranges(w.layout)) GTEST_SKIP() << "codes stay as they are stored";
+      const std::vector<uint8_t> codes = arranged_codes(multiplier, w.view());
+      EXPECT_NE(codes, w.codes);
+      const PackedView arranged{w.layout, codes, w.scales};
+      for (const int64_t n_tokens : {1, 2, 7, 40}) {
+        const Tensor x = gaussian_tensor(n_tokens, 300, 9);
+        const PackedProductView products[] = {
+            {w.view(), Tensor(), make_tensor<float>(n_tokens, 90)},
+            {arranged, Tensor(), make_tensor<float>(n_tokens, 90), true}};
+        multiplier.multiply(x, products, DType::kF32);
+        EXPECT_TRUE(same_bits(products[0].y, products[1].y)) << n_tokens << " tokens";
+      }
+      std::vector<float> expected(300), found(300);
+      for (int64_t row = 0; row < 90; ++row) {
+        dequantize_row(w.view(), row, expected);
+        multiplier.dequantize_arranged_row(arranged, row, found);
+        EXPECT_EQ(found, expected) << "row " << row;
+      }
+    }
+  }
+}
+
 TEST_P(PackedLinearTest, SeveralMatricesAtOnceHaveTheBitsOfEachAlone) {
   const PackedStorage weights[] = {random_packed({PackedKind::kSignPlanes, 2, 70, 300, 128}, 1),
                                    random_packed({PackedKind::kSignPlanes, 3, 16, 300, 128}, 2),
@@ -193,9 +231,14 @@ TEST_P(PackedLinearTest, SeveralMatricesAtOnceHaveTheBitsOfEachAlone) {
   for (const int64_t n_tokens : {1, 5, 20, 60}) {
     const Tensor x = gaussian_tensor(n_tokens, 300, 9);
     std::vector<PackedProductView> products;
+    std::vector<std::vector<uint8_t>> codes;
     for (size_t i = 0; i < std::size(weights); ++i) {
-      products.push_back({weights[i].view(), i == 1 ? bias : Tensor(),
-                          make_tensor<float>(n_tokens, weights[i].layout.rows)});
+      const PackedLayout& layout = weights[i].layout;
+      codes.push_back(arranged_codes(multiplier, weights[i].view()));
+      products.push_back({{layout, codes.back(), weights[i].scales},
+                          i == 1 ? bias : Tensor(),
+                          make_tensor<float>(n_tokens, layout.rows),
+                          multiplier.arranges(layout)});
     }
     multiplier.multiply(x, products, DType::kF32);
     for (size_t i = 0; i < std::size(weights); ++i) {
