@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <stdexcept>
 #include <thread>
@@ -121,7 +122,8 @@ TEST(ThreadPoolSignals, ItsThreadsLeaveSignalsToTheCallers) {
     pool.parallel_for(64, [&](int64_t, int worker) {
       sigset_t mask = {};
       pthread_sigmask(SIG_BLOCK, nullptr, &mask);
-      if (worker == 0) return;
+      // Leaves the others time to wake up.
+      if (worker == 0) return std::this_thread::sleep_for(std::chrono::microseconds(100));
       ++(sigismember(&mask, SIGINT) == 1 ? without : with_signals);
     });
   }

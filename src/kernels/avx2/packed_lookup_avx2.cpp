@@ -1,11 +1,8 @@
 // Sign planes with AVX2: sums looked up instead of multiplied.
 //
 // vpshufb has 16 entries for the 16 bytes of a lane: the sums of every subset of four columns,
-// where all bytes of a lane hold bits of the same columns. So the codes are arranged when they are
-// loaded: the two planes of a step's atoms separated (each byte then has the bits of columns 4p + b
-// of both atoms, p = 0 and 1 in its low nibble) and the bytes of a dword, which are four different
-// b, brought into lanes of one b each. That takes 6 operations for 32 bytes, too many for every
-// token. Without their smallest the sums have 16 bits: two lookups.
+// where all bytes of a lane hold bits of the same columns, as plane_order.h arranges them. Without
+// their smallest the sums have 16 bits: two lookups.
 //
 // Looked-up bytes are added as bytes, twice: their sum modulo 256 (vpaddb) and their mean, in a
 // tree of vpavgb. Each of the tree's five levels rounds up by a half at most, so the sum of a
@@ -16,6 +13,7 @@
 #include <cstdint>
 
 #include "codec/packed_atoms.h"
+#include "kernels/avx2/plane_order.h"
 #include "kernels/packed_kernels.h"
 #include "kernels/prefetch.h"
 #include "kernels/unroll.h"
@@ -25,7 +23,6 @@ namespace {
 
 constexpr int64_t kRows = 16;
 constexpr int64_t kHalfRows = 8;
-constexpr int64_t kHalfAtomBytes = 32;
 constexpr int kPlaces = 4;  // b, of a byte in its dword
 
 /// A step's tables, 8 of 16 sums in two bytes: of planes 0 and 1, and behind them of plane 2, whose
@@ -211,14 +208,6 @@ D2Q_ALWAYS_INLINE Rows16 dots_of(__m256i means, __m256i excesses) noexcept {
            _mm256_madd_epi16(_mm256_unpackhi_epi16(means, excesses), weights)}};
 }
 
-/// Brings the bytes of each place b together: dword b of a lane is that of its four rows. Its own
-/// inverse.
-D2Q_ALWAYS_INLINE __m256i by_place(__m256i bytes) noexcept {
-  const __m256i order = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 0, 4,
-                                         8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  return _mm256_shuffle_epi8(bytes, order);
-}
-
 struct Indices {
   __m256i low, high;
 
@@ -230,24 +219,7 @@ struct Indices {
 
 // --- planes 0 and 1 ------------------------------------------------------------------------------
 
-/// Swaps bits 1, 3, 5, 7 of the first with bits 0, 2, 4, 6 of the second: two atoms become two
-/// planes, and back.
-void swap_planes(__m256i& first, __m256i& second) noexcept {
-  const __m256i swapped = _mm256_and_si256(_mm256_xor_si256(_mm256_srli_epi16(first, 1), second),
-                                           _mm256_set1_epi8(0x55));
-  first = _mm256_xor_si256(first, _mm256_add_epi8(swapped, swapped));
-  second = _mm256_xor_si256(second, swapped);
-}
-
-/// Dwords 0 and 2, or 1 and 3, of each lane of a, then of b.
-template <bool kOdd>
-__m256i every_other_dword(__m256i a, __m256i b) noexcept {
-  return _mm256_castps_si256(
-      _mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), kOdd ? 0xdd : 0x88));
-}
-
-/// Both planes of a step. Vector b has the bytes of place b; its lanes have the rows 0 to 3 and 4
-/// to 7 of both halves of the tile, first of plane 0, then of plane 1.
+/// Both planes of a step, arranged: vector b has the bytes of place b.
 struct TwoPlanes {
   static constexpr int64_t kBytes = 2 * kAtomBytes;
   __m256i places[kPlaces];
@@ -255,44 +227,6 @@ struct TwoPlanes {
   D2Q_ALWAYS_INLINE void load(const uint8_t* arranged) noexcept {
     D2Q_UNROLL
     for (int b = 0; b < kPlaces; ++b) places[b] = load256(arranged + 32 * b);
-  }
-
-  static void arrange(const uint8_t* step, uint8_t* out) noexcept {
-    __m256i plane0[2], plane1[2];
-    for (int half = 0; half < 2; ++half) {
-      __m256i first = load256(step + half * kHalfAtomBytes);
-      __m256i second = load256(step + kAtomBytes + half * kHalfAtomBytes);
-      swap_planes(first, second);
-      plane0[half] = by_place(first);
-      plane1[half] = by_place(second);
-    }
-    const __m256i begin0 = _mm256_unpacklo_epi32(plane0[0], plane0[1]);
-    const __m256i begin1 = _mm256_unpacklo_epi32(plane1[0], plane1[1]);
-    const __m256i end0 = _mm256_unpackhi_epi32(plane0[0], plane0[1]);
-    const __m256i end1 = _mm256_unpackhi_epi32(plane1[0], plane1[1]);
-    store256(out, _mm256_unpacklo_epi64(begin0, begin1));
-    store256(out + 32, _mm256_unpackhi_epi64(begin0, begin1));
-    store256(out + 64, _mm256_unpacklo_epi64(end0, end1));
-    store256(out + 96, _mm256_unpackhi_epi64(end0, end1));
-  }
-
-  static void restore(const uint8_t* arranged, uint8_t* out) noexcept {
-    TwoPlanes from;
-    from.load(arranged);
-    const __m256i begin0 = _mm256_unpacklo_epi64(from.places[0], from.places[1]);
-    const __m256i begin1 = _mm256_unpackhi_epi64(from.places[0], from.places[1]);
-    const __m256i end0 = _mm256_unpacklo_epi64(from.places[2], from.places[3]);
-    const __m256i end1 = _mm256_unpackhi_epi64(from.places[2], from.places[3]);
-    const __m256i plane0[2] = {every_other_dword<false>(begin0, end0),
-                               every_other_dword<true>(begin0, end0)};
-    const __m256i plane1[2] = {every_other_dword<false>(begin1, end1),
-                               every_other_dword<true>(begin1, end1)};
-    for (int half = 0; half < 2; ++half) {
-      __m256i first = by_place(plane0[half]), second = by_place(plane1[half]);
-      swap_planes(first, second);
-      store256(out + half * kHalfAtomBytes, first);
-      store256(out + kAtomBytes + half * kHalfAtomBytes, second);
-    }
   }
 
   D2Q_ALWAYS_INLINE LookedUp look_up_place(int b, const uint8_t* tables) const noexcept {
@@ -324,8 +258,8 @@ struct TwoPlanes {
 
 // --- plane 2 -------------------------------------------------------------------------------------
 
-/// Plane 2 of a step. Vector i has the bytes of place 2i in its low lane and of 2i + 1 in its high
-/// one, of rows 0 to 3, 8 to 11, 4 to 7 and 12 to 15.
+/// Plane 2 of a step, arranged: vector i has the bytes of place 2i in its low lane and of 2i + 1 in
+/// its high one.
 struct ThirdPlane {
   static constexpr int64_t kBytes = kAtomBytes;
   __m256i places[2];
@@ -333,20 +267,6 @@ struct ThirdPlane {
   D2Q_ALWAYS_INLINE void load(const uint8_t* arranged) noexcept {
     places[0] = load256(arranged);
     places[1] = load256(arranged + 32);
-  }
-
-  static void arrange(const uint8_t* atom, uint8_t* out) noexcept {
-    const __m256i first = by_place(load256(atom));
-    const __m256i second = by_place(load256(atom + kHalfAtomBytes));
-    store256(out, _mm256_permute4x64_epi64(_mm256_unpacklo_epi32(first, second), 0xd8));
-    store256(out + 32, _mm256_permute4x64_epi64(_mm256_unpackhi_epi32(first, second), 0xd8));
-  }
-
-  static void restore(const uint8_t* arranged, uint8_t* out) noexcept {
-    const __m256i begin = _mm256_permute4x64_epi64(load256(arranged), 0xd8);
-    const __m256i end = _mm256_permute4x64_epi64(load256(arranged + 32), 0xd8);
-    store256(out, by_place(every_other_dword<false>(begin, end)));
-    store256(out + kHalfAtomBytes, by_place(every_other_dword<true>(begin, end)));
   }
 
   /// `low`: low bytes of even places, high bytes of odd ones; `high`: the others.
@@ -378,30 +298,6 @@ struct ThirdPlane {
     dots[0] = dots_of(as_words(_mm256_xor_si256(sums.mean, flip)), as_words(excess_of(sums)));
   }
 };
-
-// --- the order of the codes ----------------------------------------------------------------------
-
-template <int kPlanes>
-void arrange(const uint8_t* codes, int64_t n_steps, uint8_t* out) noexcept {
-  for (int64_t s = 0; s < n_steps; ++s) {
-    const int64_t step = s * step_bytes(kPlanes);
-    TwoPlanes::arrange(codes + step, out + step);
-    if (kPlanes == 3) {
-      ThirdPlane::arrange(codes + step + TwoPlanes::kBytes, out + step + TwoPlanes::kBytes);
-    }
-  }
-}
-
-template <int kPlanes>
-void restore(const uint8_t* arranged, int64_t n_steps, uint8_t* out) noexcept {
-  for (int64_t s = 0; s < n_steps; ++s) {
-    const int64_t step = s * step_bytes(kPlanes);
-    TwoPlanes::restore(arranged + step, out + step);
-    if (kPlanes == 3) {
-      ThirdPlane::restore(arranged + step + TwoPlanes::kBytes, out + step + TwoPlanes::kBytes);
-    }
-  }
-}
 
 // --- a tile --------------------------------------------------------------------------------------
 
@@ -496,7 +392,7 @@ const LookupKernels kLookupKernelsAvx2 = {{kTablesBytes, 2 * kTablesBytes},
                                           true,
                                           build_tables,
                                           {mat_vec<2>, mat_vec<3>},
-                                          {arrange<2>, arrange<3>},
-                                          {restore<2>, restore<3>}};
+                                          {arrange_two_planes, arrange_three_planes},
+                                          {restore_two_planes, restore_three_planes}};
 
 }  // namespace d2q
