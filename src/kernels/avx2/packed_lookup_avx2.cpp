@@ -261,7 +261,6 @@ struct TwoPlanes {
 /// Plane 2 of a step, arranged: vector i has the bytes of place 2i in its low lane and of 2i + 1 in
 /// its high one.
 struct ThirdPlane {
-  static constexpr int64_t kBytes = kAtomBytes;
   __m256i places[2];
 
   D2Q_ALWAYS_INLINE void load(const uint8_t* arranged) noexcept {
