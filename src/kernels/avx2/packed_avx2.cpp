@@ -6,6 +6,7 @@
 
 #include "codec/packed_atoms.h"
 #include "kernels/avx2/packed_dots_inl.h"
+#include "kernels/avx2/packed_loads_inl.h"
 #include "kernels/packed_kernels.h"
 #include "kernels/prefetch.h"
 #include "kernels/unroll.h"
@@ -93,10 +94,6 @@ void quantize_block(const float* x, int64_t n_steps, int8_t* high, int8_t* low, 
   }
   *scale = finite ? (zero ? 0.0f : unit) : __builtin_nanf("");
   *sum = static_cast<float>(sum_lanes(total));
-}
-
-__m256 load_half8(const uint16_t* halves) noexcept {
-  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves)));
 }
 
 template <PackedFormat kFormat, int kTokens, int kDigits>

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "codec/packed_atoms.h"
+#include "kernels/avx2/packed_loads_inl.h"
 #include "kernels/packed_kernels.h"
 #include "kernels/unroll.h"
 
@@ -19,14 +20,6 @@ namespace d2q {
 namespace {
 
 constexpr int64_t kHalfAtomBytes = 32;
-
-__m256i load_digits(const int8_t* digits) noexcept {
-  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(digits)));
-}
-
-__m256i load_half_atom(const uint8_t* atom) noexcept {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(atom));
-}
 
 __m256i broadcast_columns(const int8_t* x) noexcept {
   int32_t four = 0;
@@ -50,20 +43,20 @@ void unpack(const uint8_t* step, int atom, int p, __m256i* values) noexcept {
   constexpr int kBits = kBitsOf<kFormat>;
   constexpr int kField = kFieldOf<kFormat>;
   const int bit = atom * (8 / kField) + p;  // of the third plane
-  const __m256i codes = load_half_atom(step + atom * kAtomBytes);
+  const __m256i codes = load256(step + atom * kAtomBytes);
   const __m256i field = p == 0 ? codes : _mm256_srli_epi32(codes, p * kField);
   if constexpr (is_sign_planes(kFormat)) {
     values[0] = _mm256_and_si256(field, _mm256_set1_epi8(1));
     values[1] = _mm256_and_si256(field, _mm256_set1_epi8(2));
     if constexpr (kBits == 3) {
-      const __m256i third = load_half_atom(step + 2 * kAtomBytes);
+      const __m256i third = load256(step + 2 * kAtomBytes);
       const __m256i shifted = bit == 0 ? third : _mm256_srli_epi32(third, bit);
       values[2] = _mm256_and_si256(shifted, _mm256_set1_epi8(1));
     }
   } else if constexpr (kBits == 3 || kBits == 6) {
     // The bits above the field, moved to its upper end.
     const int upper = kBits - kField;
-    const __m256i above = load_half_atom(step + (kField + bit * upper / 8) * kAtomBytes);
+    const __m256i above = load256(step + (kField + bit * upper / 8) * kAtomBytes);
     const int shift = kField - bit * upper % 8;
     const __m256i shifted =
         shift >= 0 ? _mm256_slli_epi32(above, shift) : _mm256_srli_epi32(above, -shift);

@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "codec/packed_atoms.h"
+#include "kernels/avx2/packed_loads_inl.h"
 #include "kernels/avx2/plane_order.h"
 #include "kernels/packed_kernels.h"
 #include "kernels/prefetch.h"
@@ -35,14 +36,6 @@ constexpr int64_t kMaxTokens = 16;
 /// The sums that are looked up have their high bytes' mean less 128, so that it fits in a signed
 /// word: 32 * 256 * 128.
 constexpr int32_t kMeanBias = 32 << 15;
-
-__m256i load256(const void* bytes) noexcept {
-  return _mm256_loadu_si256(static_cast<const __m256i*>(bytes));
-}
-
-void store256(uint8_t* bytes, __m256i value) noexcept {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), value);
-}
 
 /// The halves of a and b that bits 0 to 1 and 4 to 5 of kHalves choose.
 template <int kHalves>
@@ -71,10 +64,6 @@ struct EntryShuffles {
   }
 };
 constexpr EntryShuffles kShuffles;
-
-__m256i load_digits(const int8_t* digits) noexcept {
-  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(digits)));
-}
 
 /// Four columns of each b and lane, as EntryShuffles takes them, in the order of the index's bits.
 struct Quads {
@@ -338,10 +327,6 @@ D2Q_ALWAYS_INLINE void block_dots(const uint8_t* step, const uint8_t* tables, in
     add_up<ThirdPlane, kStepBytes, kFull>(step + TwoPlanes::kBytes, tables + kTablesBytes,
                                           table_stride, n_steps, dots + 2);
   }
-}
-
-__m256 load_half8(const uint16_t* halves) noexcept {
-  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves)));
 }
 
 template <int kPlanes>

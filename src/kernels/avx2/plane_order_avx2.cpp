@@ -1,6 +1,7 @@
 #include <immintrin.h>
 
 #include "codec/packed_atoms.h"
+#include "kernels/avx2/packed_loads_inl.h"
 #include "kernels/avx2/plane_order.h"
 
 namespace d2q {
@@ -8,14 +9,6 @@ namespace {
 
 constexpr int64_t kHalfAtomBytes = 32;
 constexpr int64_t kTwoPlanesBytes = 2 * kAtomBytes;
-
-__m256i load256(const uint8_t* bytes) noexcept {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
-}
-
-void store256(uint8_t* bytes, __m256i value) noexcept {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), value);
-}
 
 /// Brings the bytes of each place b together: dword b of a lane is that of its four rows. Its own
 /// inverse.
